@@ -1,0 +1,51 @@
+"""How a weight lies in memory: dense or block-quantised, decoded row by row when it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_ref.interface import HostArray
+from lepton_ref.storage.base import Weight
+from lepton_ref.storage.blocks import BlockFormat, BlockQuantised
+from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
+from lepton_ref.storage.dense import Dense
+from lepton_ref.storage.q4_0 import Q4_0
+from lepton_ref.storage.q4_1 import Q4_1
+from lepton_ref.storage.q4_k import Q4_K
+from lepton_ref.storage.q5_0 import Q5_0
+from lepton_ref.storage.q6_k import Q6_K
+from lepton_ref.storage.q8_0 import Q8_0
+from lepton_ref.storage.views import RowView
+
+__all__ = ["DENSE_FORMATS", "FORMATS", "BlockFormat", "BlockQuantised", "Dense", "RowView", "Weight", "decode"]
+
+FORMATS: Mapping[str, BlockFormat] = MappingProxyType({f.name: f for f in (Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K)})
+"""Name → block format."""
+
+
+def decode(name: str, raw: NDArray[np.uint8]) -> HostArray:
+    """`(..., bytes of whole blocks) -> (..., elements)` the values of raw bytes in the format of this name.
+
+    Args:
+        name: a key of `FORMATS` or of `DENSE_FORMATS`.
+        raw: uint8; the last axis holds whole blocks, or whole numbers of a dense format.
+
+    Returns:
+        float32, each value the closed form rounded once; float64 for "F64".
+
+    Raises:
+        ValueError: an unknown format, or bytes that are not uint8 or not whole.
+    """
+    if name in FORMATS:
+        return FORMATS[name].values(raw)
+    if name not in DENSE_FORMATS:
+        raise ValueError(f"unknown storage format {name!r}; known: {', '.join([*DENSE_FORMATS, *FORMATS])}")
+    dtype = DENSE_FORMATS[name]
+    if raw.dtype != np.uint8 or raw.ndim == 0 or raw.shape[-1] % dtype.itemsize:
+        raise ValueError(f"{name} takes uint8 rows of whole {dtype.itemsize}-byte numbers, got {raw.dtype} {raw.shape}")
+    stored = np.ascontiguousarray(raw).view(dtype)
+    return Dense(stored, format=name).decode()

@@ -1,0 +1,36 @@
+"""Reading small fields out of bytes: fp16 scales and nibbles, for arrays of blocks and for one block."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def halves(blocks: NDArray[np.uint8], at: int) -> NDArray[np.float32]:
+    """`(N, bytes) -> (N, 1)` the fp16 number at byte `at` of each block; exact."""
+    return blocks[:, at : at + 2].view("<f2").astype(np.float32)
+
+
+def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`(..., B) -> (..., 2, B)` the low four bits of every byte, then the high four."""
+    out = np.empty((*packed.shape[:-1], 2, packed.shape[-1]), dtype=np.uint8)
+    np.bitwise_and(packed, np.uint8(15), out=out[..., 0, :])
+    np.right_shift(packed, np.uint8(4), out=out[..., 1, :])
+    return out
+
+
+def half(block: bytes, at: int) -> float:
+    """The fp16 number at byte `at` of one block; exact."""
+    return float(struct.unpack_from("<e", block, at)[0])
+
+
+def nibble(byte: int, which: int) -> int:
+    """Four bits of a byte: `which` is 0 for the low ones, 1 for the high ones."""
+    return (byte >> (4 * which)) & 15
+
+
+def to_float32(value: float) -> float:
+    """The float64 value rounded once to float32, to nearest even."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])

@@ -1,0 +1,96 @@
+"""Block-quantised weights: each row is a sequence of equal blocks of bytes; one format a file beside this one.
+
+Why the decoders may compute in float32 and still round once. In every format here a value is d·a − m·b with fp16 d and
+m (11 significant bits) and small integers a and b. The products have at most 11 + 12 = 23 significant bits, so each is
+a float32 exactly, and neither overflows (2¹⁶·2¹²) nor becomes subnormal (a multiple of 2⁻²⁴). The one operation that
+can round is the last, the sum. The scalar twins take another road to the same value: all of d·a − m·b is a multiple of
+2⁻²⁴ below 2²⁷, hence exact in float64, and is rounded to float32 in one explicit step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_ref.interface import HostArray
+from lepton_ref.storage.base import Weight
+
+CHUNK = 1 << 16
+"""Elements decoded at a time, so that the temporaries of a decoder stay in a core's cache."""
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """One block format.
+
+    Attributes:
+        name: as GGUF names it, such as "Q4_K".
+        length: elements in a block.
+        nbytes: bytes of a block.
+        decode: `(N, nbytes) uint8 -> (N, length) float32`, the closed form rounded once.
+        decode_element: the specification: (block bytes, element) -> the float32 value, one element at a time.
+    """
+
+    name: str
+    length: int
+    nbytes: int
+    decode: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+    decode_element: Callable[[bytes, int], float]
+
+    def values(self, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """`(..., bytes of whole blocks) uint8 -> (..., elements) float32`, chunk by chunk.
+
+        A scale that is inf or NaN gives what IEEE arithmetic gives, without a warning.
+
+        Raises:
+            ValueError: raw is not uint8, or its last axis is not whole blocks.
+        """
+        if raw.dtype != np.uint8 or raw.ndim == 0 or raw.shape[-1] % self.nbytes:
+            raise ValueError(
+                f"{self.name} takes uint8 rows of whole {self.nbytes}-byte blocks, got {raw.dtype} {raw.shape}"
+            )
+        blocks = raw.reshape(raw.size // self.nbytes, self.nbytes)
+        out = np.empty((len(blocks), self.length), dtype=np.float32)
+        step = CHUNK // self.length
+        with np.errstate(invalid="ignore"):
+            for start in range(0, len(blocks), step):
+                out[start : start + step] = self.decode(blocks[start : start + step])
+        return out.reshape(*raw.shape[:-1], raw.shape[-1] // self.nbytes * self.length)
+
+
+class BlockQuantised(Weight):
+    """A weight whose rows, along the last axis, are whole blocks.
+
+    Args:
+        raw: `(..., O, bytes of a row)` uint8, memory-mapped or not.
+        format: the block format.
+
+    Raises:
+        ValueError: raw is not uint8, or its rows are not whole blocks.
+    """
+
+    def __init__(self, raw: NDArray[np.uint8], *, format: BlockFormat) -> None:
+        if raw.dtype != np.uint8 or raw.ndim == 0 or raw.shape[-1] % format.nbytes:
+            raise ValueError(
+                f"{format.name} takes uint8 rows of whole {format.nbytes}-byte blocks, got {raw.dtype} {raw.shape}"
+            )
+        self.raw = raw
+        self.block = format
+        self.format = format.name
+        self.shape = (*raw.shape[:-1], raw.shape[-1] // format.nbytes * format.length)
+        self.nbytes = raw.nbytes
+
+    def rows(self, start: int, stop: int, /) -> HostArray:
+        """`(stop - start, ...)` float32."""
+        if self.raw.ndim == 1:  # a vector's blocks span its rows
+            return self.block.values(self.raw)[start:stop]
+        return self.block.values(self.raw[start:stop])
+
+    def take(self, index: NDArray[np.int64], /) -> HostArray:
+        """`(N,) -> (N, ...)` float32, the rows of these numbers."""
+        if self.raw.ndim == 1:
+            return self.block.values(self.raw)[index]
+        return self.block.values(self.raw[index])

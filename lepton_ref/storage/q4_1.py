@@ -1,0 +1,29 @@
+"""Q4_1: 32 elements in 20 bytes: d, m, qs[16]. Value d·q + m.
+
+Element e has the low (e < 16) or high nibble of qs[e mod 16] as its code q.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_ref.storage.bits import half, halves, nibble, nibbles, to_float32
+from lepton_ref.storage.blocks import BlockFormat
+
+
+def decode_element(block: bytes, e: int) -> float:
+    """One element of one block, as the format's definition reads."""
+    q = nibble(block[4 + e % 16], e // 16)
+    return to_float32(half(block, 0) * q + half(block, 2))
+
+
+def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`(N, 20) -> (N, 32)`; the product is exact (11 + 4 bits), the sum rounds once."""
+    q = nibbles(blocks[:, 4:]).reshape(-1, 32).astype(np.float32)
+    q *= halves(blocks, 0)
+    q += halves(blocks, 2)
+    return q
+
+
+Q4_1 = BlockFormat("Q4_1", length=32, nbytes=20, decode=decode, decode_element=decode_element)
