@@ -1,0 +1,1 @@
+"""The array backends that come with lepton_ref, each found through its entry point."""

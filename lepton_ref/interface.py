@@ -1,0 +1,69 @@
+"""What an array backend must offer, and the axis letters used everywhere.
+
+A backend wraps one array library. It is an object with a name, a namespace `xp` in the manner of the Array API
+standard, two conversions, two contractions in float64, and a mapping of optional fast kernels. An empty mapping is a
+correct answer: every op has a generic form over `xp`.
+
+Axis letters, used as suffixes of array names and in the first line of each op's docstring:
+b batch, t query position, s key position, d model width, h query heads, g key/value heads, k head width,
+f feed-forward width, v vocabulary, o output features, i input features, e experts, l layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = Any
+"""An array of some backend. Opaque to the core: only `xp`'s functions and the array's own operators touch it."""
+
+HostArray: TypeAlias = NDArray[Any]
+"""An array in the host's memory: always NumPy's."""
+
+Kernel: TypeAlias = Callable[..., Any]
+"""A fast path for one (op, storage class): same arguments as the op; may return NotImplemented to decline."""
+
+XP_NAMES: tuple[str, ...] = (
+    # dtypes
+    "float64", "float32", "int64", "bool",
+    # elementwise
+    "exp", "log", "sqrt", "tanh", "abs", "where", "isfinite",
+    # shape
+    "reshape", "permute_dims", "expand_dims", "concat", "astype",
+    # reduction and choice
+    "max", "any", "all", "take",
+)  # fmt: skip
+"""The names that a backend's `xp` must have, with the Array API's meaning. The arrays carry + − × ÷ **, comparisons,
+& | ~ and indexing themselves. Contractions are the backend's own: see `Backend.matmul` and `Backend.sum`."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One array library, as the ops see it."""
+
+    @property
+    def name(self) -> str:
+        """The name under which the backend is registered and recorded."""
+
+    @property
+    def xp(self) -> Any:
+        """A namespace in the manner of the Array API that has at least `XP_NAMES`."""
+
+    @property
+    def kernels(self) -> Mapping[tuple[str, type], Kernel]:
+        """(op name, storage class) → fast path. `{}` is a correct answer."""
+
+    def from_numpy(self, array: HostArray, /) -> Array:
+        """Copy or wrap a NumPy array as this backend's array, dtype and shape kept."""
+
+    def to_numpy(self, array: Array, /) -> np.ndarray[Any, np.dtype[Any]]:
+        """Copy or wrap this backend's array as NumPy's, dtype and shape kept."""
+
+    def matmul(self, a: Array, b: Array, /, *, accumulate: str) -> Array:
+        """`(…, M, K), (…, K, N) -> (…, M, N)`, products and sums in the format that `accumulate` names."""
+
+    def sum(self, a: Array, /, *, axis: int, keepdims: bool, accumulate: str) -> Array:
+        """Sum along one axis in the format that `accumulate` names."""
