@@ -1,0 +1,49 @@
+# Every target works in a fresh clone: it needs make and a Python of 3.11 or newer, and sets up .venv by itself.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+# The first that starts, is new enough and can make an environment. A shim for a version that is not there does not start.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
+	if $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
+	then echo $$python; break; fi; done)
+VENV_PYTHON := .venv/bin/python
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+.PHONY: python
+python:
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "no Python of 3.11 or newer with venv and ensurepip was found; install one, or name it: make PYTHON=/path/to/python3.12 ..." >&2; \
+		exit 1; fi
+
+.PHONY: venv
+venv: python ## set up .venv with everything that development needs
+	@"$(PYTHON)" scripts/environment.py dev
+
+.PHONY: test
+test: lint ## lint, type-check and run the tests that take seconds
+	$(VENV_PYTHON) -m pytest -m "not slow"
+
+.PHONY: test-slow
+test-slow: venv ## run the tests that take minutes or need a real model
+	$(VENV_PYTHON) -m pytest -m slow
+
+.PHONY: lint
+lint: venv ## ruff and mypy, changing nothing
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+
+.PHONY: format
+format: venv ## let ruff rewrite what it can
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
+
+.PHONY: clean
+clean: ## remove .venv, caches and build products
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Looking into a run: what each op gave, and where two runs part."""
