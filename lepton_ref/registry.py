@@ -40,6 +40,8 @@ def _entry(name: str) -> EntryPoint:
 
 
 def _checked(backend: object) -> Backend:
+    if isinstance(backend, type):  # a class has every member that its instances have, so the next test would pass it
+        raise TypeError(f"{backend.__name__} is a class; pass an instance: {backend.__name__}()")
     if not isinstance(backend, Backend):
         members = ("name", "xp", "kernels", "from_numpy", "to_numpy", "matmul", "sum")
         lacking = [member for member in members if not hasattr(backend, member)]
