@@ -1,0 +1,160 @@
+"""Make the goldens and the manifest that lists them: the only way in which a golden changes.
+
+    python golden/regenerate.py                  # everything (the real models take half an hour)
+    python golden/regenerate.py --only llama     # groups whose name has a part that starts with `llama`
+    python golden/regenerate.py --list           # the groups
+
+Every group is a folder. It is made beside its place and renamed when it is whole, so that an interrupted run leaves the
+old golden. Needs torch, transformers, gguf and, for the real models, their PyPI packages and llama-cpp-python; nothing
+but this script does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+MANIFEST = HERE / "manifest.json"
+PEERS = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "gguf", "llama-cpp-python")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A folder of goldens: what it is, how it was made, and the function that makes it."""
+
+    name: str  # the folder below golden/
+    what: str
+    how: str
+    make: Callable[[Path], dict[str, Any]]  # fills a folder that does not exist yet; returns figures for the manifest
+    seed: int | None = None
+
+
+def _tiny_groups() -> list[Group]:
+    """One group for each tiny checkpoint."""
+    from lepton_ref.golden.checkpoint import make
+    from lepton_ref.golden.tiny import CASES
+
+    how = "weights and ids from numpy.random.default_rng; transformers, eager attention, float64 throughout, no cache"
+    return [
+        Group(
+            f"tiny/{case.name}",
+            f"{case.architecture}, {case.dtype}, form {case.form}" + (f": {case.note}" if case.note else ""),
+            how,
+            lambda folder, case=case: make(case, folder),
+            case.seed,
+        )
+        for case in CASES
+    ]
+
+
+def _module_groups(module: str) -> list[Group]:
+    """The groups of a sibling module that offers ``GROUPS``: (name, what, how, make, seed) tuples."""
+    if not (HERE / f"{module}.py").exists():
+        return []
+    return [Group(*fields) for fields in importlib.import_module(f"lepton_ref.golden.{module}").GROUPS]
+
+
+def groups() -> list[Group]:
+    """Every group there is."""
+    return [
+        *_tiny_groups(),
+        *(group for name in ("real", "text_goldens", "storage_goldens") for group in _module_groups(name)),
+    ]
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """SHA-256 and size of a file."""
+    data = path.read_bytes()
+    return {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def versions() -> dict[str, str]:
+    """The versions of the peers that are installed, and of Python."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in PEERS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def make_group(group: Group) -> dict[str, Any]:
+    """Make one group beside its place, rename it into place, and return its entry in the manifest."""
+    new = HERE / f".new-{group.name.replace('/', '-')}"
+    shutil.rmtree(new, ignore_errors=True)
+    figures = group.make(new)
+    place = HERE / group.name
+    place.parent.mkdir(exist_ok=True)
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(new, place)
+    entry: dict[str, Any] = {"what": group.what, "how": group.how, "seed": group.seed, "versions": versions()}
+    if figures:
+        entry["figures"] = figures
+    files = sorted(path for path in place.rglob("*") if path.is_file())
+    return entry | {"files": {path.relative_to(place).as_posix(): digest(path) for path in files}}
+
+
+def write_manifest(entries: dict[str, Any]) -> None:
+    """Write the manifest beside its place and rename it."""
+    text = json.dumps({"groups": dict(sorted(entries.items()))}, indent=1, ensure_ascii=False) + "\n"
+    beside = MANIFEST.with_suffix(".new")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, MANIFEST)
+
+
+def wanted(group: Group, only: list[str]) -> bool:
+    """Whether a part of the group's name, or the whole of it, starts with one of the given words."""
+    parts = [*group.name.split("/"), group.name]
+    return not only or any(part.startswith(word) for part in parts for word in only)
+
+
+def check_the_check() -> None:
+    """Show that a run with float32 inside is refused, before any golden claims to have none."""
+    import numpy as np
+    import torch
+
+    from lepton_ref.golden.tiny import CASES
+    from lepton_ref.golden.true_float64 import check_that_the_check_can_fail
+
+    for name in ("llama", "gemma2", "gpt_neox"):
+        case = next(case for case in CASES if case.name == name)
+        config = case.model_class.config_class(**case.config)
+        check_that_the_check_can_fail(case.model_class, config, input_ids=torch.from_numpy(np.array([[3, 4, 5]])))
+
+
+def main() -> None:
+    """Regenerate what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="groups whose name starts with a word")
+    parser.add_argument("--list", action="store_true", help="print the groups and stop")
+    arguments = parser.parse_args()
+    chosen = [group for group in groups() if wanted(group, arguments.only)]
+    if arguments.list:
+        print("\n".join(f"{group.name}: {group.what}" for group in chosen))
+        return
+    if not chosen:
+        parser.error(f"--only {' '.join(arguments.only)}: no such group; --list prints them")
+    check_the_check()
+    old = json.loads(MANIFEST.read_text(encoding="utf-8"))["groups"] if MANIFEST.exists() else {}
+    names = {group.name for group in groups()}
+    entries = {name: entry for name, entry in old.items() if name in names}
+    for group in chosen:
+        entries[group.name] = make_group(group)
+        write_manifest(entries)
+        print(f"{group.name}: {sum(file['bytes'] for file in entries[group.name]['files'].values())} bytes")
+
+
+if __name__ == "__main__":
+    main()
