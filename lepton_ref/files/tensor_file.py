@@ -16,7 +16,10 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Weights(Mapping[str, Weight]):
-    """The weights of a file by name. A tensor of the file that is no weight fails, by name, when it is asked for.
+    """The weights of a file by name.
+
+    Iterating gives the weights. A tensor of the file that is no weight is `in` it and fails, by name and with the
+    reason, when it is asked for, so that nobody reports it as missing.
 
     Args:
         weights: the weights.
@@ -33,7 +36,7 @@ class Weights(Mapping[str, Weight]):
         return self._weights[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._weights
+        return name in self._weights or name in self._refused
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights)
@@ -43,7 +46,7 @@ class Weights(Mapping[str, Weight]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """The weight of this name, or the default where the file has no tensor of this name."""
-        return self[name] if name in self._weights or name in self._refused else default
+        return self[name] if name in self else default
 
 
 @dataclass(frozen=True)
