@@ -45,7 +45,9 @@ class Weight(ABC):
         step = max(1, PANEL_BYTES // max(1, row))
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])
-            yield start, stop, backend.from_numpy(self.rows(start, stop).astype(np.float64))
+            with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+                panel = self.rows(start, stop).astype(np.float64)
+            yield start, stop, backend.from_numpy(panel)
 
     def __repr__(self) -> str:
         from lepton_ref.storage.show import text

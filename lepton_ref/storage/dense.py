@@ -52,7 +52,8 @@ class Dense(Weight):
     def _value(self, stored: HostArray) -> HostArray:
         if self.format == "BF16":
             return decode_bf16(stored)
-        return np.asarray(stored, dtype=np.float64 if self.format == "F64" else np.float32)
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+            return np.asarray(stored, dtype=np.float64 if self.format == "F64" else np.float32)
 
 
 def decode_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
