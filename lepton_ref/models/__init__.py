@@ -1,0 +1,17 @@
+"""The families of models: each a page that its paper's reader recognises, all run by one loop over a list of ops."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from lepton_ref.models import llama
+from lepton_ref.models.family import Family
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.model_type: family for family in (llama.FAMILY,)})
+"""`model_type` of config.json → family."""
+
+GGUF_FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {family.gguf.architecture: family for family in FAMILIES.values() if family.gguf is not None}
+)
+"""`general.architecture` of a GGUF → family."""
+
+__all__ = ["FAMILIES", "GGUF_FAMILIES", "Family"]

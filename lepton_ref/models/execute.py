@@ -1,0 +1,210 @@
+"""Run a program: a loop over its ops, each handed to the function of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_ref import ops
+from lepton_ref.interface import Array, Backend
+from lepton_ref.models.program import Op, Program
+from lepton_ref.numerics import Precision
+from lepton_ref.storage import Weight
+
+
+class Cache(Protocol):
+    """What an attention op asks of a cache. Tokens join when the run is over, so that a run that fails changes nothing."""
+
+    def extend(
+        self, layer: int, k_btgk: Array, v_btgk: Array, /
+    ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
+        """New keys and values → all of the layer's: (B, S, G, K) twice, each key's number and validity (B, S)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a run is given.
+
+    Attributes:
+        integers: the inputs of embeddings by name, each (B, T).
+        mask: (B, T), False for padding.
+        order: (B, T), each token's number among the unmasked tokens of its sequence.
+        positions: (B, T), what RoPE turns by.
+        rope_length: the length that length-dependent RoPE takes.
+        last_only: whether only each sequence's last position is wanted.
+    """
+
+    integers: Mapping[str, NDArray[np.int64]]
+    mask: NDArray[np.bool_]
+    order: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    rope_length: int
+    last_only: bool
+
+
+@dataclass
+class Run:
+    """One run in progress.
+
+    Attributes:
+        weights: matrices, as stored.
+        vectors: biases and norm weights, decoded on the backend.
+        batch: the inputs.
+        cache: earlier keys and values, or None.
+        layer: how many attention ops have used the cache so far.
+        tables: RoPE's tables by record, shared by all layers.
+    """
+
+    weights: Mapping[str, Weight]
+    vectors: Mapping[str, Array]
+    batch: Batch
+    cache: Cache | None
+    backend: Backend
+    precision: Precision
+    layer: int = 0
+    tables: dict[ops.Rope, tuple[Array, Array]] = field(default_factory=dict)
+    masks: dict[tuple[object, ...], Array] = field(default_factory=dict)
+
+    def vector(self, op: Op, role: str) -> Array | None:
+        """The op's vector of that role, or None where it has none."""
+        return self.vectors[op.weights[role]] if role in op.weights else None
+
+
+def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] | None = None) -> Array:
+    """-> the output of the program's last op. An intermediate is dropped after its last use.
+
+    Args:
+        run: inputs, weights, and how to compute.
+        program: the op list.
+        watch: called with each op's name and output, in order.
+    """
+    last_use = {name: number for number, op in enumerate(program.ops) for name in op.inputs}
+    values: dict[str, Array] = {}
+    for number, op in enumerate(program.ops):
+        inputs = [values[name] for name in op.inputs]
+        values[op.name] = HANDLERS[op.kind](run, op, *inputs)
+        if watch is not None:
+            watch(op.name, values[op.name])
+        for name in set(op.inputs):
+            if last_use[name] == number:
+                del values[name]
+    return values[program.output]
+
+
+def _heads(x: Array, heads: int, backend: Backend) -> Array:
+    return backend.xp.reshape(x, (x.shape[0], x.shape[1], heads, x.shape[2] // heads))
+
+
+def _flat(x: Array, backend: Backend) -> Array:
+    return backend.xp.reshape(x, (x.shape[0], x.shape[1], x.shape[2] * x.shape[3]))
+
+
+def _embed(run: Run, op: Op) -> Array:
+    ids = run.batch.integers[op.options["of"]] + op.options["offset"]
+    table = run.weights[op.weights["w"]]
+    return ops.embed(ids, table, scale=op.options["scale"], backend=run.backend, precision=run.precision)
+
+
+def _linear(run: Run, op: Op, x: Array) -> Array:
+    bias = run.vector(op, "b")
+    return ops.linear(x, run.weights[op.weights["w"]], bias, backend=run.backend, precision=run.precision)
+
+
+def _rms_norm(run: Run, op: Op, x: Array) -> Array:
+    split = _heads(x, op.options["heads"], run.backend)
+    y = ops.rms_norm(
+        split, run.vector(op, "w"), eps=op.options["eps"], offset=op.options["offset"],
+        backend=run.backend, precision=run.precision,
+    )  # fmt: skip
+    return _flat(y, run.backend)
+
+
+def _layer_norm(run: Run, op: Op, x: Array) -> Array:
+    w, b = run.vector(op, "w"), run.vector(op, "b")
+    return ops.layer_norm(x, w, b, eps=op.options["eps"], backend=run.backend, precision=run.precision)
+
+
+def _rope(run: Run, op: Op, x: Array) -> Array:
+    rope: ops.Rope = op.options["rope"]
+    if rope not in run.tables:
+        turns = ops.frequencies(rope, length=run.batch.rope_length)
+        factor = ops.attention_factor(rope)
+        run.tables[rope] = ops.rope_tables(run.batch.positions, turns, factor=factor, backend=run.backend)
+    y = ops.rope(
+        _heads(x, op.options["heads"], run.backend), *run.tables[rope],
+        interleaved=rope.interleaved, backend=run.backend, precision=run.precision,
+    )  # fmt: skip
+    return _flat(y, run.backend)
+
+
+def _attention(run: Run, op: Op, q: Array, k: Array, v: Array) -> Array:
+    o = op.options
+    q, k, v = (_heads(x, n, run.backend) for x, n in ((q, o["heads"]), (k, o["kv_heads"]), (v, o["kv_heads"])))
+    order, valid = run.batch.order, run.batch.mask
+    if run.cache is not None:
+        k, v, order, valid = run.cache.extend(run.layer, k, v)
+        run.layer += 1
+    key = (o["causal"], o["window"], order.shape[1])
+    if key not in run.masks:
+        seen = ops.attention_mask(run.batch.order, order, valid, causal=o["causal"], window=o["window"])
+        run.masks[key] = run.backend.from_numpy(np.ascontiguousarray(seen))
+    y = ops.attention(
+        q, k, v, run.masks[key], scale=o["scale"], cap=o["cap"], backend=run.backend, precision=run.precision
+    )
+    return _flat(y, run.backend)
+
+
+def _add(run: Run, op: Op, x: Array, f: Array) -> Array:
+    return ops.add(x, f, backend=run.backend, precision=run.precision)
+
+
+def _activate(run: Run, op: Op, x: Array) -> Array:
+    return ops.activate(x, kind=op.options["activation"], backend=run.backend, precision=run.precision)
+
+
+def _gated(run: Run, op: Op, gate: Array, up: Array) -> Array:
+    return ops.gated(gate, up, kind=op.options["activation"], backend=run.backend, precision=run.precision)
+
+
+def _softcap(run: Run, op: Op, x: Array) -> Array:
+    return ops.softcap(x, cap=op.options["cap"], backend=run.backend, precision=run.precision)
+
+
+def _last(run: Run, op: Op, x: Array) -> Array:
+    if not run.batch.last_only:
+        return x
+    mask = run.batch.mask
+    return _at(x, mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1), run.backend)
+
+
+def _first(run: Run, op: Op, x: Array) -> Array:
+    return _at(x, run.batch.mask.argmax(axis=1), run.backend)
+
+
+def _at(x: Array, index_b: NDArray[np.int64], backend: Backend) -> Array:
+    """(B, T, D), (B) -> (B, 1, D)"""
+    return backend.xp.concat([x[b : b + 1, int(t) : int(t) + 1, :] for b, t in enumerate(index_b)], axis=0)
+
+
+HANDLERS: Mapping[str, Callable[..., Array]] = MappingProxyType(
+    {
+        "embed": _embed,
+        "linear": _linear,
+        "rms_norm": _rms_norm,
+        "layer_norm": _layer_norm,
+        "rope": _rope,
+        "attention": _attention,
+        "add": _add,
+        "activate": _activate,
+        "gated": _gated,
+        "softcap": _softcap,
+        "last": _last,
+        "first": _first,
+    }
+)
+"""Kind of op → how it is run."""

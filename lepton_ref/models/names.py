@@ -1,0 +1,111 @@
+"""From a file's tensor names to a program's weights: one table a family, missing and left-over tensors named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_ref.models.program import Program
+from lepton_ref.storage import Dense, RowView, Weight
+
+
+class WeightsError(ValueError):
+    """A checkpoint whose tensors are not those of its model."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a tensor, or a tensor stored the other way round.
+
+    Attributes:
+        name: the tensor's name in the file, without ".weight" or ".bias".
+        rows: from the config, which rows in which order; None for all as they stand.
+        transpose: the file holds (I, O).
+    """
+
+    name: str
+    rows: Callable[[Any], NDArray[np.int64]] | None = None
+    transpose: bool = False
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """How a family's checkpoints name their tensors.
+
+    Attributes:
+        names: a program's op, "{l}" for the layer → the file's name without ".weight" or ".bias", or a `Part`.
+        prefix: what stands before the base model's names, and is absent from a bare base model's file.
+        ignored: regular expressions of tensors that carry no weight of their own (buffers, tied copies).
+        suffixes: how the file's names end, by ours, where they differ.
+    """
+
+    names: Mapping[str, str | Part]
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+
+    def source(self, weight: str) -> tuple[Part, str]:
+        """A program's weight → the part of the file that holds it, and the tensor's full name."""
+        op, _, suffix = weight.rpartition(".")
+        layer = re.search(r"\.(\d+)\.", op)
+        key = op if layer is None else op.replace(layer[0], ".{l}.", 1)
+        if key not in self.names:
+            raise WeightsError(f"the family's table has no name for {weight!r}")
+        part = self.names[key]
+        part = part if isinstance(part, Part) else Part(part)
+        name = part.name if layer is None else part.name.replace("{l}", layer[1])
+        return part, f"{name}.{suffix}"
+
+
+def bind(
+    program: Program, table: NameTable, tensors: Mapping[str, Weight], *, config: object, where: str
+) -> dict[str, Weight]:
+    """A program's weights out of a file's tensors.
+
+    Raises:
+        WeightsError: a tensor missing, left over, or of another shape; the message names each, up to five.
+    """
+    bare = bool(table.prefix) and not any(name.startswith(table.prefix) for name in tensors)
+    bound: dict[str, Weight] = {}
+    used: set[str] = set()
+    missing: list[str] = []
+    for weight, shape in program.weights.items():
+        part, name = table.source(weight)
+        name = name.removeprefix(table.prefix) if bare else name
+        used.add(name)
+        if name not in tensors:
+            missing.append(name)
+            continue
+        bound[weight] = _fit(tensors[name], part, shape, config=config, where=f"{where}: {name}")
+    ignored = re.compile("|".join(f"(?:{pattern})" for pattern in table.ignored) or r"(?!)")
+    left = [name for name in tensors if name not in used and not ignored.fullmatch(name)]
+    if missing:
+        raise WeightsError(f"{where}: {_listed(missing)} missing; the file is incomplete or the config is another model's")
+    if left:
+        raise WeightsError(f"{where}: {_listed(left)} left over: the config describes a model without")
+    return bound
+
+
+def _fit(tensor: Weight, part: Part, shape: tuple[int, ...], *, config: object, where: str) -> Weight:
+    if part.transpose and len(tensor.shape) == 2:
+        if not isinstance(tensor, Dense):
+            raise WeightsError(f"{where}: stored (in, out) as {tensor.format}; only dense tensors can be transposed")
+        tensor = Dense(tensor.array.T, format=tensor.format)
+    if part.rows is not None:
+        rows = part.rows(config)
+        if len(rows) and (rows.max() >= tensor.shape[0] or tensor.shape[1:] != shape[1:]):
+            raise WeightsError(f"{where}: shape {tensor.shape} does not hold the rows of {shape} that the config needs")
+        tensor = RowView(tensor, rows)
+    if tensor.shape != shape:
+        raise WeightsError(f"{where}: shape is {tensor.shape}, but the config needs {shape}")
+    return tensor
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    more = "" if len(names) <= 5 else f" and {len(names) - 5} more"
+    return f"tensor{'s' if len(names) > 1 else ''} {shown}{more}"

@@ -1,0 +1,1 @@
+"""Models as users hold them: loading, caches, sampling, generation, memory."""

@@ -1,0 +1,92 @@
+"""`lepton_ref.load`: from a folder or a .gguf to a model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lepton_ref import registry
+from lepton_ref.files import read_folder, read_gguf
+from lepton_ref.interface import Backend
+from lepton_ref.models import FAMILIES, GGUF_FAMILIES, Family
+from lepton_ref.models.names import bind
+from lepton_ref.models.reader import ConfigError, Reader
+from lepton_ref.numerics import Precision, get_precision
+from lepton_ref.runtime.memory import keep
+from lepton_ref.runtime.model import Model, Parts
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    backend: str | Backend = "numpy",
+    precision: str | Precision = "reference",
+    keep_decoded: str | bool = "auto",
+    threads: int | None = None,
+) -> Model:
+    """Open a model. Weights stay memory-mapped; each is decoded when it is used.
+
+    Args:
+        path: a folder with config.json and safetensors, or a .gguf file.
+        backend: by name, or an object that keeps `lepton_ref.interface.Backend`.
+        precision: by name, or a record; see `lepton_ref.numerics.PRECISIONS`.
+        keep_decoded: whether matrices stay decoded after their first use: True, False, or "auto", which keeps them
+            where that takes at most half of the available memory.
+        threads: how many threads BLAS may use; None leaves its own choice.
+
+    Raises:
+        FileNotFoundError: nothing at the path.
+        FileFormatError: a file that is damaged or not what it claims.
+        ConfigError: a family or a setting that is not supported, or a config that contradicts itself.
+        WeightsError: a tensor missing, left over, or of the wrong shape.
+        ValueError: an unknown backend, precision or choice.
+    """
+    chosen = registry.get(backend)
+    how = get_precision(precision)
+    where = Path(path)
+    if not where.exists():
+        raise FileNotFoundError(f"{where}: no such file or folder; give a folder with config.json or a .gguf file")
+    parts = _from_folder(where) if where.is_dir() else _from_gguf(where)
+    matrices = {name: weight for name, weight in parts.weights.items() if len(weight.shape) == 2}
+    used = {op.weights["w"] for op in parts.program.ops if op.kind == "linear"}
+    kept = keep({name: matrices[name] for name in used}, keep_decoded, backend=chosen)
+    parts = Parts(**{**vars(parts), "weights": {**parts.weights, **kept}})
+    return Model(parts, backend=chosen, precision=how, threads=threads)
+
+
+def _from_folder(path: Path) -> Parts:
+    checkpoint = read_folder(path)
+    fields = Reader(checkpoint.config, where=str(path / "config.json"))
+    family = FAMILIES.get(fields.text("model_type"))
+    if family is None:
+        raise fields.wrong("model_type", fields.text("model_type"), f"one of {', '.join(FAMILIES)}")
+    architecture = _architecture(fields, family)
+    config = family.read(fields)
+    head = family.architectures[architecture]
+    program = family.program(config, head)
+    weights = bind(program, family.names, checkpoint.tensors.tensors, config=config, where=str(path))
+    return Parts(path, architecture, head, config, program, weights, checkpoint.tensors, checkpoint.config)
+
+
+def _architecture(fields: Reader, family: Family) -> str:
+    listed: Any = fields.raw("architectures")
+    if not isinstance(listed, list) or len(listed) != 1 or not isinstance(listed[0], str):
+        raise fields.wrong("architectures", listed, "a list of one class name")
+    if listed[0] not in family.architectures:
+        raise fields.wrong("architectures", listed[0], f"one of {', '.join(family.architectures)}")
+    return listed[0]
+
+
+def _from_gguf(path: Path) -> Parts:
+    file = read_gguf(path)
+    name = file.metadata.get("general.architecture")
+    family = GGUF_FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None or family.gguf is None:
+        raise ConfigError(f"{path}: general.architecture is {name!r}, but must be one of {', '.join(GGUF_FAMILIES)}")
+    fields = Reader(file.metadata, where=str(path), prefix=f"{name}.")
+    config = family.gguf.read(fields, file.tensors)
+    head = "causal_lm" if "causal_lm" in family.architectures.values() else "base"
+    program = family.program(config, head)
+    weights = bind(program, family.gguf.names, file.tensors, config=config, where=str(path))
+    return Parts(path, name, head, config, program, weights, file, file.metadata)

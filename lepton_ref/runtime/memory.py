@@ -1,0 +1,62 @@
+"""How much memory there is, and which weights stay decoded in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from lepton_ref.interface import Backend
+from lepton_ref.storage import Weight
+from lepton_ref.storage.kept import Kept
+
+SHARE = 0.5
+"""The share of the available memory that "auto" may fill with decoded weights."""
+
+KEEP = ("auto", True, False)
+
+
+def available_bytes() -> int | None:
+    """Memory that can be had without swapping, in bytes, or None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))) * 1024
+        return min(free, _control_group_room() or free)
+    except (OSError, StopIteration, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _control_group_room() -> int | None:
+    """What a container's limit leaves, or None without one."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        return max(0, limit - int((group / "memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        return None
+
+
+def keep(weights: Mapping[str, Weight], choice: str | bool, *, backend: Backend) -> dict[str, Weight]:
+    """The matrices, wrapped so that they stay decoded in float64 after their first use, or as they are.
+
+    Args:
+        weights: matrices that ops multiply by.
+        choice: True, False, or "auto": keep where all of them take at most half of the available memory.
+        backend: where they are kept.
+
+    Raises:
+        ValueError: another choice.
+    """
+    if choice not in KEEP:
+        raise ValueError(f"keep_decoded must be 'auto', True or False, got {choice!r}")
+    if choice == "auto":
+        room = available_bytes()
+        needed = sum(8 * int(np.prod(weight.shape, dtype=np.int64)) for weight in weights.values())
+        choice = room is not None and needed <= SHARE * room
+    return {name: Kept(weight, backend=backend) if choice else weight for name, weight in weights.items()}
