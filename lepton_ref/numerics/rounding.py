@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics.precision import Precision
 
@@ -14,6 +16,9 @@ def lift(x: Array, /, *, backend: Backend) -> Array:
 def round_once(value: Array, /, *, backend: Backend, precision: Precision) -> Array:
     """`(...) -> (...)` round a float64 value to the precision's activations, to nearest even.
 
-    This is the only place where an op rounds. Overflow goes to infinity, as IEEE 754 has it.
+    This is the only place where an op rounds. Overflow goes to infinity, as IEEE 754 has it; a NaN becomes the one
+    quiet NaN without sign or payload, since a processor's choice of those bits is no part of the result.
     """
-    return backend.xp.astype(value, getattr(backend.xp, precision.activations), copy=False)
+    xp = backend.xp
+    rounded = xp.astype(value, getattr(xp, precision.activations), copy=False)
+    return xp.where(rounded == rounded, rounded, math.nan)  # only NaN differs from itself

@@ -5,15 +5,32 @@ from __future__ import annotations
 from lepton_ref.interface import Array, Backend
 
 ERFCX_CHEBYSHEV: tuple[float, ...] = (
-    1.1774832005374487, -0.007260796620301901, -0.081265123236185,
-    0.06009212804122225, -0.02875393558027666, 0.01059566336347286,
-    -0.003136927294554264, 0.0007456494372536184, -0.0001369696503010054,
-    1.7183861600300937e-05, -7.158364623450346e-07, -2.4261399442449534e-07,
-    5.5765709395703566e-08, -2.1057869513809494e-09, -1.1717889351884957e-09,
-    1.9098355172456688e-10, 1.408871764208813e-11, -6.901108320480815e-12,
-    9.167958364111294e-14, 2.1454508286554553e-13, -1.4716575027010623e-14,
-    -6.668675118770408e-15, 7.504598509880083e-16, 2.22009300666632e-16,
-    -3.1704898956330886e-17, -8.193570309884333e-18,
+    1.1774832005374487,
+    -0.007260796620301901,
+    -0.081265123236185,
+    0.06009212804122225,
+    -0.02875393558027666,
+    0.01059566336347286,
+    -0.003136927294554264,
+    0.0007456494372536184,
+    -0.0001369696503010054,
+    1.7183861600300937e-05,
+    -7.158364623450346e-07,
+    -2.4261399442449534e-07,
+    5.5765709395703566e-08,
+    -2.1057869513809494e-09,
+    -1.1717889351884957e-09,
+    1.9098355172456688e-10,
+    1.408871764208813e-11,
+    -6.901108320480815e-12,
+    9.167958364111294e-14,
+    2.1454508286554553e-13,
+    -1.4716575027010623e-14,
+    -6.668675118770408e-15,
+    7.504598509880083e-16,
+    2.22009300666632e-16,
+    -3.1704898956330886e-17,
+    -8.193570309884333e-18,
 )
 """Chebyshev coefficients in t = (z − 4)/(z + 4) of (1 + 2z)·exp(z²)·erfc(z) on z ≥ 0, where −1 ≤ t < 1: the function is
 smooth up to infinity, so that 26 terms leave 1e-17. Computed with 60 digits as the discrete cosine sums at 80 nodes."""
@@ -25,7 +42,7 @@ SPLIT = 134217729.0
 def sigmoid(x: Array, /, *, backend: Backend) -> Array:
     """`(...) -> (...)` float64 1/(1 + exp(−x)), never overflowing.
 
-    Relative error at most (4 + e)·2⁻⁵³, where exp errs by e ulps.
+    Relative error at most (2e + 2)·2⁻⁵³, where exp errs by e ulps (an ulp is at most 2·2⁻⁵³ of its number).
     """
     xp = backend.xp
     small = xp.exp(-xp.abs(x))
@@ -36,7 +53,9 @@ def erfc(x: Array, /, *, backend: Backend) -> Array:
     """`(...) -> (...)` float64 1 − erf(x) with a small relative error on the whole line, tails included.
 
     For x ≥ 0 it is exp(−x²)·erfcx(x); x² is split so that its rounding does not reach the exponent.
-    Checked against 50-digit values: relative error below 2⁻⁴⁹ wherever the result is a normal number.
+    Relative error at most (4e + 10)·2⁻⁵³ where exp errs by e ulps, wherever the result is a normal number: the two
+    exponentials 4e, their two products 2, the quotient by 1 + 2z 2, and the series 6, because a rounding in step k of
+    Clenshaw's recurrence is a change of coefficient k and |Tₖ| ≤ 1.
     """
     xp = backend.xp
     z = xp.abs(x)

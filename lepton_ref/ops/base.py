@@ -1,14 +1,15 @@
-"""What every op shares: IEEE 754's special values come out in silence, axes are checked, a backend's kernel goes first."""
+"""What every op shares: special values come out in silence, axes are checked, a backend's kernel goes first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from lepton_ref.interface import Backend
+from lepton_ref.interface import Array, Backend
 from lepton_ref.storage.base import Weight
 
 P = ParamSpec("P")
@@ -30,6 +31,18 @@ def require_axis(what: str, got: int, want: int) -> None:
     """Raise ValueError unless two axes that must agree do."""
     if got != want:
         raise ValueError(f"{what} is {got}, but must be {want}")
+
+
+def require_booleans(what: str, mask: Array, *, backend: Backend) -> None:
+    """Raise ValueError unless the mask's dtype is the backend's boolean."""
+    if mask.dtype != backend.xp.bool:
+        raise ValueError(f"{what} must hold booleans, True where a position takes part, got {mask.dtype}")
+
+
+def real_sum(terms: Iterable[float]) -> float:
+    """The exact sum rounded once; with infinities or NaN among the terms, what IEEE 754's additions give."""
+    numbers = list(terms)
+    return math.fsum(numbers) if all(map(math.isfinite, numbers)) else sum(numbers)
 
 
 def try_kernel(name: str, weight: Weight, *args: Any, backend: Backend, **kwargs: Any) -> Any:

@@ -2,7 +2,7 @@ r"""Embedding: the row of a table that belongs to a token.
 
     y[b, t, :] = scale · w[ids[b, t], :]
 
-Scale is 1 for most families; Gemma multiplies by √D. Bound: one product, |error before rounding| ≤ 2⁻⁵³·|y|.
+Scale is 1 for most families; Gemma multiplies by √D. Bound: one product, |error before rounding| ≤ 2⁻⁵³·|y| + 2⁻¹⁰⁷⁵.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lepton_ref.storage.base import Weight
 def embed(
     ids_bt: NDArray[np.int64], w_vd: Weight, *, scale: float = 1.0, backend: Backend, precision: Precision
 ) -> Array:
-    """(B, T), (V, D) -> (B, T, D)
+    """(B, T), (V, D) -> (B, T, D), a scaled row of the table for each id.
 
     Args:
         ids_bt: row numbers, on the host.
@@ -30,9 +30,11 @@ def embed(
         precision: what the output is rounded to.
 
     Raises:
-        ValueError: an id outside [0, V); the message names it.
+        ValueError: an id outside [0, V), which the message names, or ids that are not integers.
     """
-    ids = np.asarray(ids_bt, dtype=np.int64)
+    if not np.issubdtype(ids_bt.dtype, np.integer):
+        raise ValueError(f"token ids must be integers, got {ids_bt.dtype}; a table has no row between two rows")
+    ids = ids_bt.astype(np.int64)
     outside = (ids < 0) | (ids >= w_vd.shape[0])
     if outside.any():
         raise ValueError(f"id {ids[outside][0]} is outside the table of {w_vd.shape[0]} rows")

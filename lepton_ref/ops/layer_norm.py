@@ -2,8 +2,10 @@ r"""LayerNorm (Ba, Kiros and Hinton 2016): subtract the mean, divide by the stan
 
     y[…, d] = (x[…, d] − μ) / √(Σⱼ (x[…, j] − μ)² / D + ε) · w[d] + b[d],    μ = Σⱼ x[…, j] / D
 
-Bound: with a = maxⱼ |xⱼ − μ| + maxⱼ |xⱼ| and r the root, (2D + 8)·2⁻⁵³·(a/r·|w| + |b|): the subtraction of the mean may
-cancel, so the bound scales with max |x| and not with |x − μ| alone.
+Bound: the computed mean errs by at most ρ = γ_D·Σⱼ |xⱼ|/D, which the centred x inherits, while the variance gains only
+ρ² (Σⱼ (xⱼ − μ) = 0). With r the root and A = |x − μ|·|w|/r, all else being products:
+(1 + γ)·(ρ·|w|/r + A·ρ²/(2r²)) + γ·(A + |b|), γ = γ_{⌈D/2⌉+7}. It scales with mean |x|, not with |x − μ| alone: the
+subtraction of the mean may cancel.
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ import math
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, require_axis
+from lepton_ref.ops.base import op, real_sum, require_axis
 
 
 @op
 def layer_norm(
     x: Array, w_d: Array, b_d: Array | None = None, *, eps: float, backend: Backend, precision: Precision
 ) -> Array:
-    """(B, T, D), (D), (D) -> (B, T, D)
+    """(B, T, D), (D), (D) -> (B, T, D), the norm over the last axis.
 
     Any number of leading axes.
 
@@ -41,7 +43,7 @@ def layer_norm(
 
 def layer_norm_scalar(x_d: list[float], w_d: list[float], b_d: list[float] | None = None, *, eps: float) -> list[float]:
     """One position: the specification."""
-    mean = math.fsum(x_d) / len(x_d)
-    root = math.sqrt(math.fsum((x - mean) ** 2 for x in x_d) / len(x_d) + eps)
+    mean = real_sum(x_d) / len(x_d)
+    root = math.sqrt(real_sum((x - mean) ** 2 for x in x_d) / len(x_d) + eps)
     bias = [0.0] * len(x_d) if b_d is None else b_d
     return [(x - mean) / root * w + b for x, w, b in zip(x_d, w_d, bias, strict=True)]

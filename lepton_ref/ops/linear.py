@@ -2,8 +2,9 @@ r"""Linear: a matrix, and perhaps a bias.
 
     y[…, o] = Σᵢ x[…, i]·w[o, i] + b[o]
 
-Products of two float32 are exact in float64, so only the sum carries error. Bound, in any order of summation
-(Higham, Accuracy and Stability, §3.1), with n = I + 1 terms: |error before rounding| ≤ γₙ·(Σᵢ |xᵢ·wᵢ| + |b|).
+Products of two float32 are exact in float64, so only the sum carries error. Bound, in any order of summation, fused or
+not (Higham, Accuracy and Stability, §3.1): |error before rounding| ≤ γ_I·(Σᵢ |xᵢ·wᵢ| + |b|), and γ_{I+1} where x or w
+is wider than float32 and the products round too.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import math
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, require_axis, try_kernel
+from lepton_ref.ops.base import op, real_sum, require_axis, try_kernel
 from lepton_ref.storage.base import Weight
 
 
 @op
 def linear(x: Array, w_oi: Weight, b_o: Array | None = None, *, backend: Backend, precision: Precision) -> Array:
-    """(B, T, I), (O, I), (O) -> (B, T, O)
+    """(B, T, I), (O, I), (O) -> (B, T, O), x·wᵀ + b.
 
     Any number of leading axes. The weight is decoded in panels of rows, so that it never lies decoded as a whole
     unless its storage keeps it so.
@@ -48,6 +49,4 @@ def linear(x: Array, w_oi: Weight, b_o: Array | None = None, *, backend: Backend
 def linear_scalar(x_i: list[float], w_oi: list[list[float]], b_o: list[float] | None = None) -> list[float]:
     """One row of inputs: the specification, each sum exact and rounded once to float64."""
     bias = [0.0] * len(w_oi) if b_o is None else b_o
-    return [
-        math.fsum([*(x * w for x, w in zip(x_i, w_i, strict=True)), b]) for w_i, b in zip(w_oi, bias, strict=True)
-    ]
+    return [real_sum([*(x * w for x, w in zip(x_i, w_i, strict=True)), b]) for w_i, b in zip(w_oi, bias, strict=True)]

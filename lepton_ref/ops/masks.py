@@ -29,8 +29,15 @@ def attention_mask(
         window: a causal query sees the last `window` keys, itself included; otherwise keys less than `window` away.
 
     Raises:
-        ValueError: a window below 1.
+        ValueError: a window below 1, shapes that disagree, or a `valid_bs` that does not hold booleans.
     """
+    if order_bs.shape != valid_bs.shape or order_bt.shape[:1] != order_bs.shape[:1]:
+        raise ValueError(
+            f"queries (B, T), keys (B, S) and validity (B, S) must agree, "
+            f"got {order_bt.shape}, {order_bs.shape} and {valid_bs.shape}"
+        )
+    if valid_bs.dtype != np.bool_:
+        raise ValueError(f"validity must hold booleans, False for padding, got {valid_bs.dtype}")
     if window is not None and window < 1:
         raise ValueError(f"a window holds at least the query itself, got {window}; None is no window")
     distance = order_bt[:, :, None] - order_bs[:, None, :]

@@ -9,7 +9,7 @@ from lepton_ref.ops.base import op
 
 @op
 def add(x: Array, f: Array, *, backend: Backend, precision: Precision) -> Array:
-    """(B, T, D), (B, T, D) -> (B, T, D)
+    """(B, T, D), (B, T, D) -> (B, T, D), x + f.
 
     Raises:
         ValueError: the shapes differ; nothing is broadcast.

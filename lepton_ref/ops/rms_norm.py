@@ -2,8 +2,9 @@ r"""RMSNorm (Zhang and Sennrich 2019): divide by the root of the mean square; ε
 
     y[…, d] = x[…, d] / √(Σⱼ x[…, j]² / D + ε) · (offset + w[d])
 
-Offset is 0; Gemma's checkpoints store w − 1 and add it back. Bound: (D + 6)·2⁻⁵³·|y|, since the sum of squares has no
-cancellation: its relative error is at most γ_D, halved by the root; division, root, product and sum add one ulp each.
+Offset is 0; Gemma's checkpoints store w − 1 and add it back. Bound: γ_{⌈D/2⌉+5}·|y|: the mean square and ε do not
+cancel, so that their sum's relative error is at most γ_{D+2}, which the root halves; root, quotient, offset + w and the
+product add one rounding each.
 """
 
 from __future__ import annotations
@@ -12,14 +13,12 @@ import math
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, require_axis
+from lepton_ref.ops.base import op, real_sum, require_axis
 
 
 @op
-def rms_norm(
-    x: Array, w_d: Array, *, eps: float, offset: float = 0.0, backend: Backend, precision: Precision
-) -> Array:
-    """(B, T, D), (D) -> (B, T, D)
+def rms_norm(x: Array, w_d: Array, *, eps: float, offset: float = 0.0, backend: Backend, precision: Precision) -> Array:
+    """(B, T, D), (D) -> (B, T, D), the norm over the last axis.
 
     Any number of leading axes: (B, T, H, K) with a weight of length K norms each head.
 
@@ -36,5 +35,5 @@ def rms_norm(
 
 def rms_norm_scalar(x_d: list[float], w_d: list[float], *, eps: float, offset: float = 0.0) -> list[float]:
     """One position: the specification."""
-    root = math.sqrt(math.fsum(x * x for x in x_d) / len(x_d) + eps)
+    root = math.sqrt(real_sum(x * x for x in x_d) / len(x_d) + eps)
     return [x / root * (offset + w) for x, w in zip(x_d, w_d, strict=True)]

@@ -4,7 +4,9 @@ r"""RoPE (Su et al. 2021): each pair of a head's numbers is turned by an angle t
 
 Which two numbers are a pair is a convention: half-split pairs j with j + R/2 (transformers), interleaved pairs 2j with
 2j + 1 (the paper, GGUF's llama); R ≤ K is the rotary width, what lies beyond passes unchanged. YaRN and longrope scale
-the result by an attention factor. Bound: (|x₀| + |x₁|)·(4 + |θ|)·2⁻⁵³·factor, since the angle is itself rounded.
+the result by an attention factor. Bound: factor·(|x₀| + |x₁|)·γ with (2e + 3 + (1 + φ)·|θ|)·2⁻⁵³ for γ, where cos and
+sin err by e ulps and the frequency by φ·2⁻⁵³ of itself: the angle is rounded, and a turn by a slightly other angle
+moves the result by that angle.
 """
 
 from __future__ import annotations
@@ -31,11 +33,15 @@ def rope_tables(
 def rope(
     x: Array, cos_btr: Array, sin_btr: Array, *, interleaved: bool = False, backend: Backend, precision: Precision
 ) -> Array:
-    """(B, T, H, K), (B, T, R/2), (B, T, R/2) -> (B, T, H, K)
+    """(B, T, H, K), (B, T, R/2), (B, T, R/2) -> (B, T, H, K), each pair turned by its angle.
 
     Raises:
-        ValueError: R exceeds K, or the tables belong to other positions.
+        ValueError: R exceeds K, the two tables differ in shape, or they belong to other positions.
     """
+    if cos_btr.shape != sin_btr.shape:
+        raise ValueError(f"cosines and sines are of one shape, got {tuple(cos_btr.shape)} and {tuple(sin_btr.shape)}")
+    if cos_btr.shape[0] != 1:
+        require_axis("the batch of the rotary tables", cos_btr.shape[0], x.shape[0])
     xp = backend.xp
     rotary = 2 * cos_btr.shape[-1]
     if rotary > x.shape[-1]:

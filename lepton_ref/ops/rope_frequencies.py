@@ -6,21 +6,31 @@ r"""RoPE's frequencies and the ways in which long-context models change them.
     llama3        fⱼ kept where its wavelength is short, fⱼ/factor where long, a linear blend between
     yarn          a blend over j between fⱼ and fⱼ/factor; the result scaled by 0.1·ln factor + 1   (Peng et al. 2023)
     longrope      fⱼ / short[j] or fⱼ / long[j] by the length; scaled by √(1 + ln s / ln M)         (Ding et al. 2024)
-    proportional  fⱼ / factors[j], the factors stored in the file (GGUF's rope_freqs)
+    proportional  fⱼ / factors[j], the factors stored in the file (GGUF's rope_freqs); a pair of factor ∞ does not turn
 
 M is the length that the model was first trained for. Where the frequencies depend on a length, it is the length that
 the cache was created for, and without a cache the number of positions: so cutting a prompt in chunks changes nothing.
+(transformers takes for L the largest position seen so far, plus one: there the chunks matter.)
+
+Bound: fⱼ errs by at most (2 + 2e + (2j/R)·|ln θ|)·2⁻⁵³ of itself, pow within e ulps: the rounded exponent −2j/R enters
+multiplied by ln θ. Each operation of a scaling adds one unit.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional")
+LISTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"longrope": ("short_factors", "long_factors"), "proportional": ("short_factors",)}
+)
+"""Kind → which fields hold one number for each pair."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,16 @@ class Rope:
             raise ValueError(f"RoPE's scaling factor must be positive and finite, got {self.factor}")
         if self.kind in ("dynamic", "llama3", "yarn", "longrope") and self.original_length <= 0:
             raise ValueError(f"RoPE scaling {self.kind!r} needs the original length, got {self.original_length}")
-        for name in {"longrope": ("short_factors", "long_factors"), "proportional": ("short_factors",)}.get(self.kind, ()):
+        if self.kind == "dynamic" and self.width == 2:
+            raise ValueError("dynamic RoPE scaling raises to R/(R − 2), so the rotary width must exceed 2, got 2")
+        if self.kind == "llama3" and not self.low_freq_factor < self.high_freq_factor:
+            raise ValueError(
+                f"llama3 blends from low_freq_factor up to high_freq_factor, "
+                f"got {self.low_freq_factor} and {self.high_freq_factor}"
+            )
+        if self.kind == "yarn" and self.theta == 1:
+            raise ValueError("yarn divides by the logarithm of RoPE's base, so the base must not be 1")
+        for name in LISTS.get(self.kind, ()):
             if len(getattr(self, name)) != self.width // 2:
                 raise ValueError(f"{name} must hold {self.width // 2} numbers, got {len(getattr(self, name))}")
 
@@ -116,7 +135,7 @@ def attention_factor(rope: Rope, /) -> float:
         return 1.0
     if rope.kind == "longrope":
         return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_length))
-    if rope.mscale and rope.mscale_all_dim:
+    if rope.mscale not in (None, 0) and rope.mscale_all_dim not in (None, 0):  # 0 is DeepSeek's way to leave one out
         return _yarn_scale(rope.factor, rope.mscale) / _yarn_scale(rope.factor, rope.mscale_all_dim)
     return _yarn_scale(rope.factor, 1.0)
 

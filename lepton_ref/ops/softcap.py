@@ -1,6 +1,6 @@
 r"""Soft cap (Gemma 2): y = cap · tanh(x / cap), which keeps logits within ±cap.
 
-Bound: tanh's condition number is at most 1, so (e + 3)·2⁻⁵³·|y| where the library's tanh errs by e ulps.
+Bound: tanh's condition number is at most 1, so quotient, product and tanh within e ulps give γ_{2e+2}·|y|.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lepton_ref.ops.base import op
 
 @op
 def softcap(x: Array, *, cap: float, backend: Backend, precision: Precision) -> Array:
-    """(B, T, V) -> (B, T, V)
+    """(B, T, V) -> (B, T, V), cap·tanh(x/cap).
 
     Raises:
         ValueError: cap is not positive.

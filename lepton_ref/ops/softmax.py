@@ -2,8 +2,11 @@ r"""Softmax and its logarithm over the last axis, as sampling and scoring use th
 
     softmax(x)ᵢ = exp(xᵢ) / Σⱼ exp(xⱼ)        log_softmax(x)ᵢ = xᵢ − log Σⱼ exp(xⱼ)
 
-Both are unchanged by a shift, so the largest x is subtracted first and nothing overflows. With m that largest:
-bound of softmax (n + 4 + 2e + 2·|xᵢ − m|)·2⁻⁵³·y (the rounding of xᵢ − m enters exp absolutely), e the ulps of exp.
+Both are unchanged by a shift, so the largest x, m, is subtracted first and nothing overflows; a row that holds a NaN or
++∞, or −∞ alone, is NaN throughout (∞ − ∞). Bound, with dᵢ = xᵢ − m, n numbers in a row, exp and log within e ulps: the
+rounding of dᵢ enters exp absolutely, and Σⱼ yⱼ·|dⱼ| ≤ ln n, so the sum errs relatively by τ = (n − 1 + 2e + ln n)·2⁻⁵³:
+
+    softmax (n + ln n + 4e + |dᵢ|)·2⁻⁵³·y        log_softmax τ + (|dᵢ| + 2e·ln Σ + |y|)·2⁻⁵³.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import math
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op
+from lepton_ref.ops.base import op, real_sum
 
 
 @op
@@ -50,11 +53,11 @@ def softmax_scalar(x_v: list[float]) -> list[float]:
     """One row: the specification."""
     top = max(x_v)
     exps = [math.exp(x - top) for x in x_v]
-    return [e / math.fsum(exps) for e in exps]
+    return [e / real_sum(exps) for e in exps]
 
 
 def log_softmax_scalar(x_v: list[float]) -> list[float]:
     """One row: the specification."""
     top = max(x_v)
-    log_total = math.log(math.fsum(math.exp(x - top) for x in x_v))
+    log_total = math.log(real_sum(math.exp(x - top) for x in x_v))
     return [x - top - log_total for x in x_v]
