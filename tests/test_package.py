@@ -17,7 +17,7 @@ import lepton_ref
 
 ROOT = Path(__file__).parent.parent
 PACKAGE_FOLDERS = {"lepton_ref": "lepton_ref", "backends": "lepton_ref/backends", "golden": "lepton_ref/golden"}
-EXTRAS = ("tokenizers", "jinja2", "rich", "numba", "cupy", "torch", "matplotlib")
+EXTRAS = ("tokenizers", "jinja2", "rich", "numba", "cupy", "torch", "matplotlib", "threadpoolctl")
 IMPORT_LIMIT_S = 0.030
 
 
