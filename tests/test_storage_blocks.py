@@ -22,7 +22,7 @@ Blocks = NDArray[np.uint8]
 SCALES = {"Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q8_0": [0], "Q4_K": [0, 2], "Q6_K": [208]}
 """Format → where its fp16 numbers stand in a block."""
 
-each_format = pytest.mark.parametrize("format", FORMATS.values(), ids=lambda format: format.name)
+each_format = pytest.mark.parametrize("format", FORMATS.values(), ids=lambda each: each.name)
 
 
 def bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
@@ -239,11 +239,11 @@ def test_bytes_that_are_not_whole_blocks_are_refused() -> None:
 
 
 def test_rows_of_a_mapped_file_copy_no_more_than_the_panel(tmp_path: Path) -> None:
-    format = FORMATS["Q4_K"]
-    raw = random_blocks(format, 4096, 9).reshape(512, -1)  # 4 MiB decoded to the whole of 4 MiB of float32
+    q4_k = FORMATS["Q4_K"]
+    raw = random_blocks(q4_k, 4096, 9).reshape(512, -1)  # 4 MiB decoded to the whole of 4 MiB of float32
     raw.tofile(tmp_path / "raw")
     mapped = np.memmap(tmp_path / "raw", dtype=np.uint8, mode="r", shape=raw.shape)
-    weight = BlockQuantised(mapped, format=format)
+    weight = BlockQuantised(mapped, format=q4_k)
     panel = 4 * weight.shape[1] * 8
     weight.rows(0, 8)  # imports and caches first
     tracemalloc.start()
