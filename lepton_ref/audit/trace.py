@@ -37,5 +37,5 @@ class Trace(Mapping[str, HostArray]):
         for name, value in self._values.items():
             finite = value[np.isfinite(value)]
             spread = f"{finite.min():+.4g} … {finite.max():+.4g}" if finite.size else "no finite value"
-            lines.append(f"  {name:<28} {str(value.shape):<18} {value.dtype!s:<8} {spread}")
+            lines.append(f"  {name:<28} {value.shape!s:<18} {value.dtype!s:<8} {spread}")
         return "\n".join(lines)

@@ -18,7 +18,7 @@ from lepton_ref.storage import Weight
 
 
 class Cache(Protocol):
-    """What an attention op asks of a cache. Tokens join when the run is over, so that a run that fails changes nothing."""
+    """What an attention op asks of a cache. Tokens join after the run, so that one that fails changes nothing."""
 
     def extend(
         self, layer: int, k_btgk: Array, v_btgk: Array, /
@@ -187,7 +187,7 @@ def _first(run: Run, op: Op, x: Array) -> Array:
 
 
 def _at(x: Array, index_b: NDArray[np.int64], backend: Backend) -> Array:
-    """(B, T, D), (B) -> (B, 1, D)"""
+    """(B, T, D), (B) -> (B, 1, D)."""
     return backend.xp.concat([x[b : b + 1, int(t) : int(t) + 1, :] for b, t in enumerate(index_b)], axis=0)
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lepton_ref.models.execute import Batch, Cache
+from lepton_ref.models.program import Program
+
+
+class ContextOverflowError(ValueError):
+    """More tokens than a cache, or a model's learned positions, have room for."""
 
 
 def ids_array(input_ids: Any, /) -> NDArray[np.int64]:
@@ -36,7 +43,8 @@ def require_in_vocabulary(ids: NDArray[np.int64], mask: NDArray[np.bool_], /, *,
     if outside.any():
         b, t = np.argwhere(outside)[0]
         raise ValueError(
-            f"input_ids[{b}, {t}] is {ids[b, t]}, outside the vocabulary of {vocab_size}; is the tokenizer another model's?"
+            f"input_ids[{b}, {t}] is {ids[b, t]}, outside the vocabulary of {vocab_size}; "
+            "is the tokenizer another model's?"
         )
 
 
@@ -82,3 +90,74 @@ def integers_like(name: str, given: Any, default: NDArray[np.int64], /) -> NDArr
     if array.min() < 0:
         raise ValueError(f"{name} must not be negative, got {array.min()}")
     return np.ascontiguousarray(np.broadcast_to(array, default.shape), dtype=np.int64)
+
+
+class Slots(Cache, Protocol):
+    """What building a batch asks of a cache."""
+
+    @property
+    def length(self) -> int:
+        """Slots in use."""
+
+    @property
+    def rope_length(self) -> int:
+        """The length that length-dependent RoPE takes."""
+
+    def begin(self, mask_bt: NDArray[np.bool_], /) -> NDArray[np.int64]:
+        """(B, T) -> (B, T), the numbers of new tokens in their sequences."""
+
+
+def make_batch(
+    program: Program,
+    config: Any,
+    input_ids: Any,
+    *,
+    attention_mask: Any,
+    position_ids: Any,
+    token_type_ids: Any,
+    cache: Slots | None,
+    last_only: bool,
+) -> Batch:
+    """Everything that a run is given, from what `Model.forward` was given.
+
+    Raises:
+        TypeError, ValueError: see the functions above.
+        ContextOverflowError: more positions than the model has learned.
+    """
+    ids = ids_array(input_ids)
+    mask = mask_array(attention_mask, (ids.shape[0], ids.shape[1]), past=0 if cache is None else cache.length)
+    require_in_vocabulary(ids, mask, vocab_size=config.vocab_size)
+    order = np.maximum(np.cumsum(mask, axis=1) - 1, 0) if cache is None else cache.begin(mask)
+    positions = integers_like("position_ids", position_ids, order)
+    require_room(program, positions, mask)
+    reads = {op.options.get("of") for op in program.ops}
+    if token_type_ids is not None and "token_type_ids" not in reads:
+        raise ValueError("this model takes no token_type_ids; leave them out")
+    integers = {
+        "input_ids": np.where(mask, ids, 0),
+        "position_ids": positions,
+        "token_type_ids": integers_like("token_type_ids", token_type_ids, np.zeros_like(ids)),
+    }
+    if "roberta_positions" in reads:
+        given = position_ids is not None
+        integers["roberta_positions"] = positions if given else roberta_positions(ids, mask, pad=config.pad_token_id)
+    length = cache.rope_length if cache is not None else int(positions.max()) + 1
+    return Batch(integers, mask, order, positions, length, last_only)
+
+
+def roberta_positions(ids: NDArray[np.int64], mask: NDArray[np.bool_], /, *, pad: int) -> NDArray[np.int64]:
+    """(B, T) -> (B, T): RoBERTa counts tokens other than padding from pad + 1, and puts padding itself at pad."""
+    counted = mask & (ids != pad)
+    return np.where(counted, np.cumsum(counted, axis=1), 0) + pad
+
+
+def require_room(program: Program, positions: NDArray[np.int64], mask: NDArray[np.bool_], /) -> None:
+    """Raise ContextOverflowError where a position has no learned row. RoPE has no end."""
+    rows = [
+        program.weights[op.weights["w"]][0] - op.options["offset"]
+        for op in program.ops
+        if op.options.get("of") == "position_ids"
+    ]
+    longest = int(positions[mask].max(initial=0)) + 1
+    if rows and longest > min(rows):
+        raise ContextOverflowError(f"{longest} positions overflow the {min(rows)} that the model has learned")

@@ -84,7 +84,8 @@ def bind(
     ignored = re.compile("|".join(f"(?:{pattern})" for pattern in table.ignored) or r"(?!)")
     left = [name for name in tensors if name not in used and not ignored.fullmatch(name)]
     if missing:
-        raise WeightsError(f"{where}: {_listed(missing)} missing; the file is incomplete or the config is another model's")
+        remedy = "the file is incomplete, or the config is another model's"
+        raise WeightsError(f"{where}: {_listed(missing)} missing; {remedy}")
     if left:
         raise WeightsError(f"{where}: {_listed(left)} left over: the config describes a model without")
     return bound

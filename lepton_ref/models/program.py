@@ -102,7 +102,8 @@ class Program:
 
     def rms_norm(self, name: str, x: Value, *, eps: float, offset: float = 0.0, heads: int = 1) -> Value:
         """RMSNorm over the width, or over each of `heads` equal parts of it with one shared weight."""
-        return self._append("rms_norm", name, (x,), x.width, {"w": (x.width // heads,)}, eps=eps, offset=offset, heads=heads)
+        shapes = {"w": (x.width // heads,)}
+        return self._append("rms_norm", name, (x,), x.width, shapes, eps=eps, offset=offset, heads=heads)
 
     def layer_norm(self, name: str, x: Value, *, eps: float, affine: bool = True) -> Value:
         """LayerNorm over the width, with a weight and a bias."""
@@ -147,7 +148,7 @@ class Program:
         return self._append("gated", name, (gate, up), gate.width, {}, activation=kind)
 
     def softcap(self, name: str, x: Value, cap: float) -> Value:
-        """cap · tanh(x / cap)."""
+        """The soft cap, cap · tanh(x / cap)."""
         return self._append("softcap", name, (x,), x.width, {}, cap=cap)
 
     def last(self, name: str, x: Value) -> Value:
@@ -173,8 +174,9 @@ class Program:
             raise ValueError(f"two ops are named {full!r}; names are what traces and weights go by")
         roles = {role: tied.get(role, f"{full}.{SUFFIX[role]}") for role in shapes}
         for role, weight in roles.items():
-            if self.weights.setdefault(weight, shapes[role]) != shapes[role]:
-                raise ValueError(f"weight {weight!r} is {self.weights[weight]} and cannot serve {full!r} as {shapes[role]}")
+            known = self.weights.setdefault(weight, shapes[role])
+            if known != shapes[role]:
+                raise ValueError(f"weight {weight!r} is {known} and cannot serve {full!r} as {shapes[role]}")
         names = tuple(value.name for value in inputs)
         self.ops.append(Op(kind, full, names, MappingProxyType(roles), MappingProxyType(options), width))
         return Value(full, width)

@@ -11,15 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
+from lepton_ref.models.inputs import ContextOverflowError
 from lepton_ref.models.program import KeyValueLayer
 from lepton_ref.numerics import Precision
 
 FIRST_ROOM = 64
 """Slots that a growing cache starts with; it doubles from there."""
-
-
-class ContextOverflowError(ValueError):
-    """More tokens than a cache, or a model, has room for."""
 
 
 class LayerStore:
@@ -114,7 +111,7 @@ class KVCache:
     @property
     def counts(self) -> NDArray[np.int64]:
         """(B) unmasked tokens of each sequence."""
-        return self.valid.sum(axis=1, dtype=np.int64)
+        return np.asarray(self.valid.sum(axis=1, dtype=np.int64))
 
     @property
     def nbytes(self) -> int:
@@ -139,7 +136,7 @@ class KVCache:
             raise ContextOverflowError(
                 f"{total} tokens overflow the cache's capacity of {self.capacity}; make a cache of a larger capacity"
             )
-        order = self.counts[:, None] + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
+        order: NDArray[np.int64] = self.counts[:, None] + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
         self._new = (np.concatenate([self.order, order], axis=1), np.concatenate([self.valid, mask_bt], axis=1))
         return order
 

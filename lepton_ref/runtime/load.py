@@ -14,7 +14,8 @@ from lepton_ref.models.names import bind
 from lepton_ref.models.reader import ConfigError, Reader
 from lepton_ref.numerics import Precision, get_precision
 from lepton_ref.runtime.memory import keep
-from lepton_ref.runtime.model import Model, Parts
+from lepton_ref.runtime.model import Model
+from lepton_ref.runtime.parts import Parts
 
 
 def load(
@@ -89,4 +90,4 @@ def _from_gguf(path: Path) -> Parts:
     head = "causal_lm" if "causal_lm" in family.architectures.values() else "base"
     program = family.program(config, head)
     weights = bind(program, family.gguf.names, file.tensors, config=config, where=str(path))
-    return Parts(path, name, head, config, program, weights, file, file.metadata)
+    return Parts(path, family.gguf.architecture, head, config, program, weights, file, file.metadata)
