@@ -35,10 +35,12 @@ class Case:
     dtype: str = "float32"
     max_shard_size: str = "50GB"
     form: str = "v5"  # "v4": config.json with the field names of transformers 4; "hub": also its old tensor names
+    batch: int = 2
     length: int = 17
     padded: tuple[int, int] = (9, 5)
     prompt: int = 8
     new_tokens: int = 12
+    positions: bool = False  # also run with position numbers that skip some
     seed: int = 0
     note: str = ""
 
@@ -108,8 +110,10 @@ def as_version_4(config: dict[str, Any]) -> dict[str, Any]:
     kind = rope.pop("rope_type")
     if kind == "default":
         old["rope_scaling"] = None
-    elif kind in ("linear", "dynamic", "longrope") and old["model_type"] != "gemma3_text":  # until 4.43 it was `type`
-        old["rope_scaling"] = {"type": "su" if kind == "longrope" else kind, **rope}
+    elif kind == "longrope" and old["model_type"] == "phi3":  # the first Phi-3 files called it "su"
+        old["rope_scaling"] = {"type": "su", **rope}
+    elif kind in ("linear", "dynamic") and old["model_type"] != "gemma3_text":  # until 4.43 it was `type`
+        old["rope_scaling"] = {"type": kind, **rope}
     else:
         old["rope_scaling"] = {"rope_type": kind, **rope}
     return old
@@ -243,6 +247,15 @@ def _padded(case: Case, model: Any, rng: np.random.Generator) -> dict[str, NDArr
     return found
 
 
+def _with_positions(
+    case: Case, model: Any, ids: NDArray[np.int64], rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """The output at positions that rise by 1 or 2; a mask of ones keeps transformers from seeing packed texts."""
+    positions = np.cumsum(rng.integers(1, 3, ids.shape), axis=1) - 1
+    out = _outputs(model, input_ids=ids, position_ids=positions, attention_mask=np.ones_like(ids))
+    return {"position_ids": positions, "with_position_ids": next(iter(out.values()))}
+
+
 def truth(case: Case, folder: Path) -> dict[str, NDArray[Any]]:
     """Inputs and true float64 outputs of the checkpoint in ``folder`` (the names: see golden/README.md).
 
@@ -251,15 +264,17 @@ def truth(case: Case, folder: Path) -> dict[str, NDArray[Any]]:
     """
     model = load_true_float64(case.model_class, folder)
     rng = np.random.default_rng([case.seed, 2])
-    inputs = {"input_ids": _ids(case, rng, 2, case.length)}
+    inputs = {"input_ids": _ids(case, rng, case.batch, case.length)}
     if case.config.get("type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = rng.integers(0, case.config["type_vocab_size"], (2, case.length))
+        inputs["token_type_ids"] = rng.integers(0, case.config["type_vocab_size"], (case.batch, case.length))
     outputs = _outputs(model, **inputs)
     spread = next(iter(outputs.values())).std()
     if not 0.2 < spread < 20:
         raise ValueError(f"{case.name}: its output has a standard deviation of {spread:.3g}; want 0.2 to 20")
     found: dict[str, NDArray[Any]] = {**inputs, **outputs, **_padded(case, model, rng)}
     found["hidden"] = _hidden(model, inputs["input_ids"][0])
+    if case.positions:
+        found |= _with_positions(case, model, inputs["input_ids"], rng)
     if case.is_decoder:
         prompt = _ids(case, rng, case.prompt)
         found["greedy_prompt"] = prompt

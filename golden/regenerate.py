@@ -106,6 +106,14 @@ def make_group(group: Group) -> dict[str, Any]:
     return entry | {"files": {path.relative_to(place).as_posix(): digest(path) for path in files}}
 
 
+def read_manifest() -> dict[str, Any]:
+    """The groups of the manifest as it stands; none where there is no manifest yet."""
+    if not MANIFEST.exists():
+        return {}
+    groups_of_manifest: dict[str, Any] = json.loads(MANIFEST.read_text(encoding="utf-8"))["groups"]
+    return groups_of_manifest
+
+
 def write_manifest(entries: dict[str, Any]) -> None:
     """Write the manifest beside its place and rename it."""
     text = json.dumps({"groups": dict(sorted(entries.items()))}, indent=1, ensure_ascii=False) + "\n"
@@ -147,13 +155,12 @@ def main() -> None:
     if not chosen:
         parser.error(f"--only {' '.join(arguments.only)}: no such group; --list prints them")
     check_the_check()
-    old = json.loads(MANIFEST.read_text(encoding="utf-8"))["groups"] if MANIFEST.exists() else {}
     names = {group.name for group in groups()}
-    entries = {name: entry for name, entry in old.items() if name in names}
     for group in chosen:
-        entries[group.name] = make_group(group)
+        entry = make_group(group)
+        entries = {name: old for name, old in read_manifest().items() if name in names} | {group.name: entry}
         write_manifest(entries)
-        print(f"{group.name}: {sum(file['bytes'] for file in entries[group.name]['files'].values())} bytes")
+        print(f"{group.name}: {sum(file['bytes'] for file in entry['files'].values())} bytes")
 
 
 if __name__ == "__main__":

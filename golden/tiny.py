@@ -252,7 +252,14 @@ _OLDER = (
     ),
 )
 
-_BERT = {**_SHARED, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 36, "max_position_embeddings": 28}
+_BERT = {
+    **_SHARED,
+    "hidden_size": 24,
+    "num_attention_heads": 3,
+    "intermediate_size": 36,
+    "max_position_embeddings": 28,
+    "type_vocab_size": 2,
+}
 _ROBERTA = {**_BERT, "pad_token_id": 1, "bos_token_id": 0, "type_vocab_size": 1}
 _DISTIL = {"vocab_size": 61, "dim": 24, "n_heads": 2, "n_layers": 2, "hidden_dim": 36, "max_position_embeddings": 28}
 
