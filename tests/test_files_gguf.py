@@ -411,7 +411,8 @@ def test_untyped_values_get_the_usual_type() -> None:
     expected: list[tuple[Any, str]] = [
         (True, "BOOL"), (0, "U32"), (-1, "I32"), (2**32, "I64"), (2**63, "U64"), (0.5, "F32"), (0.1, "F64"),
         (1e300, "F64"), (float("nan"), "F32"), ("", "STRING"), ([1, 2], "[I32]"), ([1, 2**31], "[I64]"),
-        ([-1, 2**32], "[I64]"), (["a"], "[STRING]"), ([True], "[BOOL]"), ([0.5, 0.1], "[F64]"), ([0.5], "[F32]"), ([[1], ["a"]], "[ARRAY]"),
+        ([-1, 2**32], "[I64]"), (["a"], "[STRING]"),
+        ([True], "[BOOL]"), ([0.5, 0.1], "[F64]"), ([0.5], "[F32]"), ([[1], ["a"]], "[ARRAY]"),
         (np.int8(3), "I8"), (np.float64(0.5), "F64"), (np.zeros(2, ">u2"), "[U16]"), (np.array([True]), "[BOOL]"),
     ]  # fmt: skip
     assert [value_type("k", value) for value, _ in expected] == [name for _, name in expected]

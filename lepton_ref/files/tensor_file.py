@@ -44,10 +44,6 @@ class Weights(Mapping[str, Weight]):
     def __len__(self) -> int:
         return len(self._weights)
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """The weight of this name, or the default where the file has no tensor of this name."""
-        return self[name] if name in self else default
-
 
 @dataclass(frozen=True)
 class TensorFile:
