@@ -3,10 +3,20 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from lepton_ref.models import llama
+from lepton_ref.models import bert, distilbert, llama, roberta
 from lepton_ref.models.family import Family
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.model_type: family for family in (llama.FAMILY,)})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        family.model_type: family
+        for family in (
+            llama.FAMILY,
+            bert.FAMILY,
+            roberta.FAMILY,
+            distilbert.FAMILY,
+        )
+    }
+)
 """`model_type` of config.json → family."""
 
 GGUF_FAMILIES: Mapping[str, Family] = MappingProxyType(

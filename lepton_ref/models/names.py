@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,16 @@ class NameTable:
     Attributes:
         names: a program's op, "{l}" for the layer → the file's name without ".weight" or ".bias", or a `Part`.
         prefix: what stands before the base model's names, and is absent from a bare base model's file.
-        ignored: regular expressions of tensors that carry no weight of their own (buffers, tied copies).
-        suffixes: how the file's names end, by ours, where they differ.
+        ignored: regular expressions of tensors that carry no weight of the model (buffers, other heads).
+        older: how a name ends → how older files end it; looked for where the name itself is not in the file.
+        copies: tensors of tied weights that some files hold a second time → the program's weight that they must equal.
     """
 
     names: Mapping[str, str | Part]
     prefix: str = ""
     ignored: tuple[str, ...] = ()
+    older: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def source(self, weight: str) -> tuple[Part, str]:
         """A program's weight → the part of the file that holds it, and the tensor's full name."""
@@ -59,6 +62,15 @@ class NameTable:
         part = part if isinstance(part, Part) else Part(part)
         name = part.name if layer is None else part.name.replace("{l}", layer[1])
         return part, f"{name}.{suffix}"
+
+    def found_as(self, name: str, tensors: Mapping[str, Weight], *, bare: bool) -> str:
+        """The name under which a file has the tensor, or how it should: without the prefix, or as older files end."""
+        name = name.removeprefix(self.prefix) if bare else name
+        if name not in tensors:
+            for end, old in self.older.items():
+                if name.endswith(end) and name.removesuffix(end) + old in tensors:
+                    return name.removesuffix(end) + old
+        return name
 
 
 def bind(
@@ -75,19 +87,25 @@ def bind(
     missing: list[str] = []
     for weight, shape in program.weights.items():
         part, name = table.source(weight)
-        name = name.removeprefix(table.prefix) if bare else name
+        name = table.found_as(name, tensors, bare=bare)
         used.add(name)
         if name not in tensors:
             missing.append(name)
             continue
         bound[weight] = _fit(tensors[name], part, shape, config=config, where=f"{where}: {name}")
     ignored = re.compile("|".join(f"(?:{pattern})" for pattern in table.ignored) or r"(?!)")
-    left = [name for name in tensors if name not in used and not ignored.fullmatch(name)]
+    copies = [name for name in table.copies if name in tensors and name not in used]
+    left = [name for name in tensors if name not in {*used, *copies} and not ignored.fullmatch(name)]
     if missing:
         remedy = "the file is incomplete, or the config is another model's"
         raise WeightsError(f"{where}: {_listed(missing)} missing; {remedy}")
     if left:
         raise WeightsError(f"{where}: {_listed(left)} left over: the config describes a model without")
+    for name in copies:
+        if table.copies[name] in bound and not _equal(tensors[name], bound[table.copies[name]]):
+            original = table.source(table.copies[name])[1]
+            remedy = "where it is a head of its own, set tie_word_embeddings to false in config.json"
+            raise WeightsError(f"{where}: tensor {name} differs from {original}, to which the config ties it; {remedy}")
     return bound
 
 
@@ -104,6 +122,17 @@ def _fit(tensor: Weight, part: Part, shape: tuple[int, ...], *, config: object, 
     if tensor.shape != shape:
         raise WeightsError(f"{where}: shape is {tensor.shape}, but the config needs {shape}")
     return tensor
+
+
+def _equal(a: Weight, b: Weight) -> bool:
+    """Whether two weights hold the same numbers, looked at in blocks of rows."""
+    rows = range(0, a.shape[0], 4096)
+    return a.shape == b.shape and all(
+        np.array_equal(
+            a.rows(start, min(start + 4096, rows.stop)), b.rows(start, min(start + 4096, rows.stop)), equal_nan=True
+        )
+        for start in rows
+    )
 
 
 def _listed(names: list[str]) -> str:

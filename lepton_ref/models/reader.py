@@ -19,6 +19,7 @@ ACTIVATIONS: Mapping[str, str] = {
     "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_python_tanh": "gelu_tanh",
     "quick_gelu": "quick_gelu",
@@ -120,6 +121,15 @@ class Reader:
         shown = repr(value)
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
         return ConfigError(f"{self.where}: {self.prefix}{name} is {shown}, but must be {wanted}")
+
+
+def read_label_count(read: Reader) -> int:
+    """How many outputs a classifier has: an entry of `id2label` each, or `num_labels`, or two."""
+    labels = read.section("id2label").fields
+    count = len(labels) if labels else read.integer("num_labels", 2)
+    if read.integer("num_labels", count) != count:
+        raise read.wrong("num_labels", read.raw("num_labels"), f"{count}, the number of entries in id2label")
+    return int(count)
 
 
 def read_rope(read: Reader, *, theta: float, width: int, max_positions: int, layer_type: str | None = None) -> Rope:
