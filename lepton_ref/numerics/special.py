@@ -53,9 +53,9 @@ def erfc(x: Array, /, *, backend: Backend) -> Array:
     """`(...) -> (...)` float64 1 − erf(x) with a small relative error on the whole line, tails included.
 
     For x ≥ 0 it is exp(−x²)·erfcx(x); x² is split so that its rounding does not reach the exponent.
-    Relative error at most (4e + 10)·2⁻⁵³ where exp errs by e ulps, wherever the result is a normal number: the two
-    exponentials 4e, their two products 2, the quotient by 1 + 2z 2, and the series 6, because a rounding in step k of
-    Clenshaw's recurrence is a change of coefficient k and |Tₖ| ≤ 1.
+    Relative error at most (4e + 16)·2⁻⁵³ where exp errs by e ulps, wherever the result is a normal number: the two
+    exponentials 4e, their two products 2, the quotient by 1 + 2z 2, the rounding of t and the series together 10.4 (a
+    rounding in step k of Clenshaw's recurrence is a change of coefficient k, and |Tₖ| ≤ 1), 2 − erfc(z) 1.
     """
     xp = backend.xp
     z = xp.abs(x)

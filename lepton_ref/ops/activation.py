@@ -14,8 +14,8 @@ Bound, relative, in units of 2⁻⁵³, where exp and tanh err by e ulps (an ulp
 relative error enters exp(z) multiplied by |z|, and erfc's own condition number is at most x² + 1.
 
     relu 0        relu2 1           tanh 2e       sigmoid 2e + 2        silu 2e + 3
-    quick_gelu 2e + 3 + 2·|z|, z = 1.702·x        gelu_tanh 2e + 3 + 8·|z|, z as above        gelu 4e + 14 + 2·x²
-    gated: one unit more
+    quick_gelu 2e + 3 + 2·|z|, z = 1.702·x        gelu_tanh 2e + 3 + 8·|z|, z as above        gelu 4e + 19 + 2·x²
+    gated: one unit more. The terms in z and x² belong to the left tail; for x ≥ 0 they are at most 1, 3 and 1.
 
 Edges: relu(±0) = +0; the limit of silu and the GELUs at −∞ is 0, but −∞·0 is NaN and so are they.
 """

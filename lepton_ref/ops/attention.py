@@ -87,15 +87,16 @@ def _weighted_sum(scores: Array, values: Array, mask: Array, sinks: Array | None
         top = xp.where(top < sinks, sinks, top)
     seen = xp.any(mask, axis=-1, keepdims=True)
     top = xp.where(seen, top, 0.0)
-    weights = xp.where(mask, xp.exp(scores - top), 0.0)
+    distance = scores - top
+    weights = xp.where(mask, xp.exp(distance), 0.0)
     total = backend.sum(weights, axis=-1, keepdims=True, accumulate="float64")
     if sinks is not None:
         total = total + xp.where(sinks == top, 1.0, xp.exp(sinks - top))  # an infinite sink is its own distance 0 away
-    summed = _matmul_of_seen(weights, values, mask, scores, backend)
+    summed = _matmul_of_seen(weights, distance, values, mask, backend)
     return xp.where(seen, summed / total, 0.0)
 
 
-def _matmul_of_seen(weights: Array, values: Array, mask: Array, scores: Array, backend: Backend) -> Array:
+def _matmul_of_seen(weights: Array, distance: Array, values: Array, mask: Array, backend: Backend) -> Array:
     """The product weights @ values, in which 0 × NaN and 0 × inf of masked keys do not take part."""
     xp = backend.xp
     finite = xp.isfinite(values)
@@ -103,7 +104,7 @@ def _matmul_of_seen(weights: Array, values: Array, mask: Array, scores: Array, b
     if healthy.all():
         return backend.matmul(weights, values, accumulate="float64")
     summed = backend.matmul(weights, xp.where(finite, values, 0.0), accumulate="float64")
-    underflowed = (weights == 0.0) & (scores > -math.inf)  # a positive real number: its product with inf is inf
+    underflowed = (weights == 0.0) & (distance > -math.inf)  # a positive real number: its product with inf is inf
     weights = xp.where(underflowed, 1.0, weights)
     for s in (~healthy).nonzero()[0]:  # few: one pass for each key that holds a NaN or an infinity
         at = slice(int(s), int(s) + 1)

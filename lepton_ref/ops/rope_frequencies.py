@@ -12,8 +12,8 @@ M is the length that the model was first trained for. Where the frequencies depe
 the cache was created for, and without a cache the number of positions: so cutting a prompt in chunks changes nothing.
 (transformers takes for L the largest position seen so far, plus one: there the chunks matter.)
 
-Bound: fⱼ errs by at most (2 + 2e + (2j/R)·|ln θ|)·2⁻⁵³ of itself, pow within e ulps: the rounded exponent −2j/R enters
-multiplied by ln θ. Each operation of a scaling adds one unit.
+Bound: the default's fⱼ errs by at most (2e + (2j/R)·|ln θ|)·2⁻⁵³ of itself, pow within e ulps: the rounded exponent
+−2j/R enters multiplied by ln θ. linear, longrope and proportional add one unit.
 """
 
 from __future__ import annotations
@@ -106,21 +106,20 @@ def frequencies(rope: Rope, /, *, length: int) -> NDArray[np.float64]:
         rope: the record.
         length: the context's length, for the kinds that depend on it.
     """
-    if rope.kind == "dynamic":
-        stretch = rope.factor * max(length, rope.original_length) / rope.original_length - (rope.factor - 1)
-        return _default(rope.theta * stretch ** (rope.width / (rope.width - 2)), rope.width)
     plain = _default(rope.theta, rope.width)
     match rope.kind:
         case "linear":
-            return plain / rope.factor
+            return np.divide(plain, rope.factor)
+        case "dynamic":
+            return _dynamic(rope, length)
         case "llama3":
             return _llama3(plain, rope)
         case "yarn":
             return _yarn(plain, rope)
         case "longrope":
-            return plain / np.array(rope.long_factors if length > rope.original_length else rope.short_factors)
+            return np.divide(plain, rope.long_factors if length > rope.original_length else rope.short_factors)
         case "proportional":
-            return plain / np.array(rope.short_factors)
+            return np.divide(plain, rope.short_factors)
         case _:
             return plain
 
@@ -144,11 +143,16 @@ def _default(theta: float, width: int) -> NDArray[np.float64]:
     return np.array([theta ** (-2 * j / width) for j in range(width // 2)])
 
 
+def _dynamic(rope: Rope, length: int) -> NDArray[np.float64]:
+    stretch = rope.factor * max(length, rope.original_length) / rope.original_length - (rope.factor - 1)
+    return _default(rope.theta * stretch ** (rope.width / (rope.width - 2)), rope.width)
+
+
 def _llama3(plain: NDArray[np.float64], rope: Rope) -> NDArray[np.float64]:
     turns = rope.original_length * plain / (2 * math.pi)  # over the original length
     blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     blend = np.clip(blend, 0.0, 1.0)
-    return (1 - blend) * plain / rope.factor + blend * plain
+    return np.add((1 - blend) * plain / rope.factor, blend * plain)
 
 
 def _yarn(plain: NDArray[np.float64], rope: Rope) -> NDArray[np.float64]:
@@ -162,7 +166,8 @@ def _yarn(plain: NDArray[np.float64], rope: Rope) -> NDArray[np.float64]:
     if low == high:
         high += 0.001  # the reference code's way out of a division by zero
     ramp = np.clip((np.arange(rope.width // 2) - low) / (high - low), 0.0, 1.0)
-    return plain / rope.factor * ramp + plain * (1 - ramp)
+    blended: NDArray[np.float64] = plain / rope.factor * ramp + plain * (1 - ramp)
+    return blended
 
 
 def _yarn_scale(factor: float, mscale: float) -> float:
