@@ -26,7 +26,7 @@ from lepton_ref.golden.checkpoint import Case, frozen, make
 ACTIVATIONS = ("silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "quick_gelu")
 ALIASES = ("swish", "gelu_fast", "gelu_python", "gelu_python_tanh", "gelu_accurate")
 EXOTIC_ACTIVATIONS = ("relu2", "tanh", "sigmoid", "mish", "hardswish", "relu6", "leaky_relu")
-SHORT = 16  # the padded and the greedy texts are no longer than this; a limit on the length lies above it
+SHORT = 16  # the padded batch and the greedy text are no longer than this; a limit on the length lies at or above it
 
 
 class Draw:
@@ -390,7 +390,7 @@ def sample(family: str, seed: int, attempt: int = 0, exotic: bool = False) -> Ca
         form=form,
         batch=d.whole(1, 4),
         length=length,
-        padded=(d.whole(1, SHORT), d.whole(1, SHORT)),
+        padded=(d.whole(1, SHORT - 2), d.whole(1, SHORT - 2)),  # the batch is 2 wider
         prompt=d.whole(1, 4),
         positions=_may_skip_positions(config) and d.often(0.5),
         seed=seed * 100 + attempt,
