@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,19 +129,22 @@ def make_batch(
     mask = mask_array(attention_mask, (ids.shape[0], ids.shape[1]), past=0 if cache is None else cache.length)
     require_in_vocabulary(ids, mask, vocab_size=config.vocab_size)
     order = np.maximum(np.cumsum(mask, axis=1) - 1, 0) if cache is None else cache.begin(mask)
-    positions = integers_like("position_ids", position_ids, order)
-    require_room(program, positions, mask)
     reads = {op.options.get("of") for op in program.ops}
     if token_type_ids is not None and "token_type_ids" not in reads:
         raise ValueError("this model takes no token_type_ids; leave them out")
-    integers = {
-        "input_ids": np.where(mask, ids, 0),
-        "position_ids": positions,
+    if last_only and not any(op.kind == "last" for op in program.ops):
+        raise ValueError("this model gives one output for each sequence; leave last_only out")
+    given = {
+        "input_ids": ids,
+        "position_ids": integers_like("position_ids", position_ids, order),
         "token_type_ids": integers_like("token_type_ids", token_type_ids, np.zeros_like(ids)),
     }
+    integers = {name: np.where(mask, array, 0) for name, array in given.items()}  # what stands at padding is not read
+    positions = integers["position_ids"]
     if "roberta_positions" in reads:
-        given = position_ids is not None
-        integers["roberta_positions"] = positions if given else roberta_positions(ids, mask, pad=config.pad_token_id)
+        counted = position_ids is None
+        integers["roberta_positions"] = roberta_positions(ids, mask, pad=config.pad_token_id) if counted else positions
+    require_rows(program, integers, mask)
     length = cache.rope_length if cache is not None else int(positions.max()) + 1
     return Batch(integers, mask, order, positions, length, last_only)
 
@@ -151,13 +155,22 @@ def roberta_positions(ids: NDArray[np.int64], mask: NDArray[np.bool_], /, *, pad
     return np.where(counted, np.cumsum(counted, axis=1), 0) + pad
 
 
-def require_room(program: Program, positions: NDArray[np.int64], mask: NDArray[np.bool_], /) -> None:
-    """Raise ContextOverflowError where a position has no learned row. RoPE has no end."""
-    rows = [
-        program.weights[op.weights["w"]][0] - op.options["offset"]
-        for op in program.ops
-        if op.options.get("of") == "position_ids"
-    ]
-    longest = int(positions[mask].max(initial=0)) + 1
-    if rows and longest > min(rows):
-        raise ContextOverflowError(f"{longest} positions overflow the {min(rows)} that the model has learned")
+def require_rows(program: Program, integers: Mapping[str, NDArray[np.int64]], mask: NDArray[np.bool_], /) -> None:
+    """Raise ContextOverflowError where a position has no learned row, ValueError where a token type has none.
+
+    RoPE has no rows, and no end.
+    """
+    for op in program.ops:
+        name = op.options.get("of", "input_ids")
+        if name == "input_ids":
+            continue
+        rows = program.weights[op.weights["w"]][0] - op.options["offset"]
+        wrong = np.argwhere(mask & (integers[name] >= rows))
+        if wrong.size == 0:
+            continue
+        if name != "token_type_ids":
+            longest = int(integers[name].max()) + 1
+            raise ContextOverflowError(f"{longest} positions overflow the {rows} that the model has learned")
+        b, t = wrong[0]
+        value = integers[name][b, t]
+        raise ValueError(f"token_type_ids[{b}, {t}] is {value}, but the model has learned {rows} types, from 0 on")

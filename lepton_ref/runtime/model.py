@@ -89,7 +89,7 @@ class Model:
         last_only: bool = False,
         **others: Any,
     ) -> HostArray:
-        """(B, T) -> (B, T, V) logits, or (B, T, D) hidden states for a bare base model.
+        """(B, T) -> (B, T, V) logits, (B, T, D) hidden states for a bare base model, (B, C) for a sequence classifier.
 
         Args:
             input_ids: integers (B, T); one flat list is a batch of one.
@@ -158,11 +158,12 @@ class Model:
         return self._finished(output, batch)
 
     def _finished(self, output: HostArray, batch: Batch) -> HostArray:
+        kept = batch.mask
         if any(op.kind == "first" for op in self.program.ops):
-            return output[:, 0]
-        if batch.last_only or batch.mask.all():
-            return output
-        return np.where(batch.mask[:, :, None], output, output.dtype.type(0))
+            output, kept = output[:, 0], np.any(kept, axis=1)
+        elif batch.last_only:
+            kept = np.any(kept, axis=1, keepdims=True)
+        return output if kept.all() else np.where(kept[..., None], output, output.dtype.type(0))
 
     def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
         """A cache for `batch` sequences of up to `capacity` tokens; None grows as needed.
