@@ -100,9 +100,9 @@ def _matmul_of_seen(weights: Array, distance: Array, values: Array, mask: Array,
     """The product weights @ values, in which 0 × NaN and 0 × inf of masked keys do not take part."""
     xp = backend.xp
     finite = xp.isfinite(values)
-    healthy = backend.to_numpy(xp.all(xp.all(xp.all(finite, axis=-1), axis=1), axis=0))[0]
-    if healthy.all():
+    if backend.to_numpy(xp.all(finite)):
         return backend.matmul(weights, values, accumulate="float64")
+    healthy = backend.to_numpy(xp.all(xp.all(xp.all(finite, axis=-1), axis=1), axis=0))[0]
     summed = backend.matmul(weights, xp.where(finite, values, 0.0), accumulate="float64")
     underflowed = (weights == 0.0) & (distance > -math.inf)  # a positive real number: its product with inf is inf
     weights = xp.where(underflowed, 1.0, weights)
