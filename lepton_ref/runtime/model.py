@@ -165,6 +165,24 @@ class Model:
             kept = np.any(kept, axis=1, keepdims=True)
         return output if kept.all() else np.where(kept[..., None], output, output.dtype.type(0))
 
+    def embed(
+        self,
+        texts: Any,
+        *,
+        pooling: str | None = None,
+        normalise: bool | None = None,
+        batch_size: int = 32,
+        progress: bool = False,
+    ) -> HostArray:
+        """One vector for each text or list of ids, (N, D): see `lepton_ref.runtime.embed.embed`.
+
+        Pooling and normalisation are what the model's files say unless they are given; where the files are silent,
+        the mean over tokens, not normalised.
+        """
+        from lepton_ref.runtime.embed import embed
+
+        return embed(self, texts, pooling=pooling, normalise=normalise, batch_size=batch_size, progress=progress)
+
     def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
         """A cache for `batch` sequences of up to `capacity` tokens; None grows as needed.
 
