@@ -22,7 +22,7 @@ from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.ops.base import op, real_sum, require_axis, require_booleans
 
-TILE = 1 << 21
+TILE = 1 << 18
 """Scores that lie in memory at once; queries are taken in tiles of as many rows as that allows."""
 
 
@@ -67,9 +67,9 @@ def attention(
     tile = max(1, TILE // max(1, b * h * s))
     parts = []
     for start in range(0, max(1, t), tile):
-        mask = xp.expand_dims(mask_bts[:, start : start + tile, :], axis=1)
-        mask = xp.expand_dims(mask, axis=1)
-        scores = backend.matmul(q[:, :, :, start : start + tile, :], keys, accumulate="float64") * scale
+        stop = min(start + tile, t)
+        mask = xp.expand_dims(xp.expand_dims(mask_bts[:, start:stop, :], axis=1), axis=1)
+        scores = backend.matmul(q[:, :, :, start:stop, :], keys, accumulate="float64") * scale
         if cap is not None:
             scores = xp.tanh(scores / cap) * cap
         part = _weighted_sum(scores, values, mask, sinks, backend)
