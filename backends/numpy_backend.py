@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +11,11 @@ import numpy as np
 
 from lepton_ref.interface import Array, HostArray, Kernel
 
+_MAX: Any = np.maximum.reduce  # NumPy's type stubs know keepdims as a literal only
+_ANY: Any = np.logical_or.reduce
+_ALL: Any = np.logical_and.reduce
+_SUM: Any = np.add.reduce
+
 
 class Namespace:
     """NumPy's own functions under the names of the Array API, without NumPy's Python wrappers around methods.
@@ -17,12 +23,12 @@ class Namespace:
     A decode step is some 3,000 calls on arrays of a few hundred numbers, where a wrapper costs as much as the work.
     """
 
-    float64, float32, int64, bool = np.float64, np.float32, np.int64, np.bool_
+    float64, float32, bool = np.float64, np.float32, np.bool_
     exp, log, sqrt, tanh, abs, isfinite = np.exp, np.log, np.sqrt, np.tanh, np.abs, np.isfinite
     where, concat = np.where, np.concatenate
 
     @staticmethod
-    def astype(x: Array, dtype: Any, /, *, copy: bool = True) -> Array:  # noqa: D102 — the Array API says what it does
+    def astype(x: Array, dtype: Any, /, *, copy: builtins.bool = True) -> Array:  # noqa: D102 — the Array API says what it does
         return x.astype(dtype, copy=copy)
 
     @staticmethod
@@ -43,16 +49,16 @@ class Namespace:
         return x.take(indices, axis=axis)
 
     @staticmethod
-    def max(x: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:  # noqa: D102
-        return np.asarray(np.maximum.reduce(x, axis=axis, keepdims=keepdims))
+    def max(x: Array, /, *, axis: int | None = None, keepdims: builtins.bool = False) -> Array:  # noqa: D102
+        return np.asarray(_MAX(x, axis=axis, keepdims=keepdims))
 
     @staticmethod
-    def any(x: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:  # noqa: D102
-        return np.asarray(np.logical_or.reduce(x, axis=axis, keepdims=keepdims))
+    def any(x: Array, /, *, axis: int | None = None, keepdims: builtins.bool = False) -> Array:  # noqa: D102
+        return np.asarray(_ANY(x, axis=axis, keepdims=keepdims))
 
     @staticmethod
-    def all(x: Array, /, *, axis: int | None = None, keepdims: bool = False) -> Array:  # noqa: D102
-        return np.asarray(np.logical_and.reduce(x, axis=axis, keepdims=keepdims))
+    def all(x: Array, /, *, axis: int | None = None, keepdims: builtins.bool = False) -> Array:  # noqa: D102
+        return np.asarray(_ALL(x, axis=axis, keepdims=keepdims))
 
 
 class NumpyBackend:
@@ -87,7 +93,7 @@ class NumpyBackend:
     def sum(self, a: Array, /, *, axis: int, keepdims: bool, accumulate: str) -> Array:
         """Sum along one axis in float64."""
         _require_float64(accumulate)
-        return np.add.reduce(a, axis=axis, keepdims=keepdims, dtype=np.float64)
+        return _SUM(a, axis=axis, keepdims=keepdims, dtype=np.float64)
 
 
 def _require_float64(accumulate: str) -> None:

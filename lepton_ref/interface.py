@@ -28,7 +28,7 @@ Kernel: TypeAlias = Callable[..., Any]
 
 XP_NAMES: tuple[str, ...] = (
     # dtypes
-    "float64", "float32", "int64", "bool",
+    "float64", "float32", "bool",
     # elementwise
     "exp", "log", "sqrt", "tanh", "abs", "where", "isfinite",
     # shape

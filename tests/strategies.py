@@ -26,7 +26,7 @@ def sizes(letters: str, *, largest: int = 7) -> st.SearchStrategy[dict[str, int]
     return drawn.map(lambda numbers: dict(zip(letters, numbers, strict=True)))
 
 
-def _fill(seed: int, spread: float, specials: NDArray[np.float32], share: float) -> Fill:
+def filled(seed: int, spread: float, specials: NDArray[np.float32], share: float) -> Fill:
     rng = np.random.default_rng(seed)
 
     def fill(shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -40,9 +40,9 @@ def _fill(seed: int, spread: float, specials: NDArray[np.float32], share: float)
 def moderate() -> st.SearchStrategy[Fill]:
     """Numbers of a few binary orders of magnitude, and zeros: nothing overflows or underflows in float64."""
     zeros = FINITE_SPECIAL[:2]
-    return st.builds(_fill, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 3.0, 12.0]), st.just(zeros), st.just(0.1))
+    return st.builds(filled, st.integers(0, 2**32 - 1), st.sampled_from([0.0, 3.0, 12.0]), st.just(zeros), st.just(0.1))
 
 
 def wild() -> st.SearchStrategy[Fill]:
     """As `moderate`, with every special value in between."""
-    return st.builds(_fill, st.integers(0, 2**32 - 1), st.just(3.0), st.just(SPECIAL), st.sampled_from([0.05, 0.3]))
+    return st.builds(filled, st.integers(0, 2**32 - 1), st.just(3.0), st.just(SPECIAL), st.sampled_from([0.05, 0.3]))

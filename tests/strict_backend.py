@@ -1,0 +1,38 @@
+"""A backend over array-api-strict, on a device that is not the CPU: it refuses what a GPU's library would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import array_api_strict
+import numpy as np
+
+from lepton_ref.interface import Array, HostArray, Kernel
+
+
+class StrictBackend:
+    """Only the standard's functions, no implicit copy to the host, no mix of devices."""
+
+    name = "strict"
+    xp: Any = array_api_strict
+    kernels: Mapping[tuple[str, type], Kernel] = {}
+
+    def __init__(self) -> None:
+        self.device = array_api_strict.Device("device1")
+
+    def from_numpy(self, array: HostArray, /) -> Array:
+        return array_api_strict.asarray(array, device=self.device)
+
+    def to_numpy(self, array: Array, /) -> HostArray:
+        return np.asarray(array.to_device(array_api_strict.Device("CPU_DEVICE")))
+
+    def matmul(self, a: Array, b: Array, /, *, accumulate: str) -> Array:
+        assert accumulate == "float64"
+        assert a.dtype == b.dtype == self.xp.float64
+        return self.xp.matmul(a, b)
+
+    def sum(self, a: Array, /, *, axis: int, keepdims: bool, accumulate: str) -> Array:
+        assert accumulate == "float64"
+        assert a.dtype == self.xp.float64
+        return self.xp.sum(a, axis=axis, keepdims=keepdims)
