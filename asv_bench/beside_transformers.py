@@ -22,8 +22,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from lepton_ref import Model
 
 PROMPT_TOKENS = 128
 
@@ -36,8 +40,8 @@ def model_path() -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def transformers_twin(model):  # noqa: ANN001, ANN201 — typing it would import torch
-    """transformers' LlamaForCausalLM in float32 on the very values that lepton_ref decodes."""
+def transformers_twin(model: Model) -> Any:
+    """Transformers' LlamaForCausalLM in float32 on the very values that lepton_ref decodes."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -59,16 +63,17 @@ def transformers_twin(model):  # noqa: ANN001, ANN201 — typing it would import
         )
     )
     state = {
-        SAFETENSORS.source(name)[1]: torch.from_numpy(np.ascontiguousarray(weight.decode()))
+        SAFETENSORS.source(name)[1]: torch.from_numpy(np.array(weight.decode()))
         for name, weight in model.parts.weights.items()
     }
     missing, left = twin.load_state_dict(state, strict=False)
-    assert set(missing) <= {"lm_head.weight"} and not left, (missing, left)
+    assert set(missing) <= {"lm_head.weight"}, missing
+    assert not left, left
     twin.tie_weights()
     return twin.eval()
 
 
-def ours(model, ids: list[int], tokens: int) -> Callable[[], dict[str, float]]:  # noqa: ANN001
+def ours(model: Model, ids: list[int], tokens: int) -> Callable[[], dict[str, float]]:
     """One round of lepton_ref: seconds of prefill and of each decoded token."""
 
     def run() -> dict[str, float]:
@@ -83,7 +88,7 @@ def ours(model, ids: list[int], tokens: int) -> Callable[[], dict[str, float]]: 
     return run
 
 
-def theirs(twin, ids: list[int], tokens: int) -> Callable[[], dict[str, float]]:  # noqa: ANN001
+def theirs(twin: Any, ids: list[int], tokens: int) -> Callable[[], dict[str, float]]:
     """One round of transformers."""
     import torch
 
@@ -112,7 +117,8 @@ def load_and_memory(path: Path, keep_decoded: str) -> dict[str, float]:
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "print(seconds, peak - cache.nbytes)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path), keep_decoded], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code, str(path), keep_decoded]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, peak = map(float, done.stdout.split())
     return {"load_s": seconds, "peak_without_cache": peak, "peak_over_file": peak - path.stat().st_size}
 
@@ -135,12 +141,15 @@ def main() -> None:
     memory = {keep: load_and_memory(path, keep) for keep in ("yes", "no")}
     model = lepton_ref.load(path, keep_decoded=True, threads=args.threads)
     ids = np.random.default_rng(0).integers(3, model.config.vocab_size, PROMPT_TOKENS).tolist()
-    engines = {"lepton_ref": ours(model, ids, args.tokens), "transformers": theirs(transformers_twin(model), ids, args.tokens)}
+    twin = transformers_twin(model)
+    engines = {"lepton_ref": ours(model, ids, args.tokens), "transformers": theirs(twin, ids, args.tokens)}
     for run in engines.values():
         run()
     rounds = [{name: run() for name, run in engines.items()} for _ in range(args.rounds)]
     report = {
-        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
         "threads": args.threads or "library default",
         "prompt_tokens": PROMPT_TOKENS,
         "lepton_ref_memory": memory,

@@ -50,7 +50,7 @@ def load(
         raise FileNotFoundError(f"{where}: no such file or folder; give a folder with config.json or a .gguf file")
     parts = _from_folder(where) if where.is_dir() else _from_gguf(where)
     matrices = {name: weight for name, weight in parts.weights.items() if len(weight.shape) == 2}
-    used = {op.weights["w"] for op in parts.program.ops if op.kind == "linear"}
+    used = dict.fromkeys(op.weights["w"] for op in parts.program.ops if op.kind == "linear")
     kept = keep({name: matrices[name] for name in used}, keep_decoded, backend=chosen)
     parts = Parts(**{**vars(parts), "weights": {**parts.weights, **kept}})
     return Model(parts, backend=chosen, precision=how, threads=threads)

@@ -8,18 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend, HostArray
-from lepton_ref.storage.base import Weight
+from lepton_ref.storage.base import PANEL_BYTES, Weight
 
 
 class Kept(Weight):
     """Another weight, whose float64 values stay on the backend from the first time they are multiplied by.
 
     Rows that are looked up are decoded from the stored form: an embedding that is no output head costs nothing here.
+
+    Args:
+        base: the weight as stored.
+        backend: where the values stay.
+        room: float64 memory of the weight's shape to decode into, not touched before the first use.
+
+    Raises:
+        ValueError: room of another shape or dtype.
     """
 
-    def __init__(self, base: Weight, *, backend: Backend) -> None:
+    def __init__(self, base: Weight, *, backend: Backend, room: NDArray[np.float64]) -> None:
+        if room.shape != base.shape or room.dtype != np.float64:
+            raise ValueError(f"room must be float64 {base.shape}, got {room.dtype} {room.shape}")
         self.base = base
         self.backend = backend
+        self._room = room
         self.format = base.format
         self.shape = base.shape
         self.nbytes = base.nbytes
@@ -42,8 +53,10 @@ class Kept(Weight):
         if backend is not self.backend:
             raise ValueError(f"this weight is kept on backend {self.backend.name!r}, not on {backend.name!r}")
         if self._decoded is None:
-            whole = np.empty(self.shape, dtype=np.float64)
-            for start, stop, panel in self.base.panels(backend=backend):
-                whole[start:stop] = backend.to_numpy(panel)
-            self._decoded = backend.from_numpy(whole)
+            step = max(1, PANEL_BYTES * self.shape[0] // max(1, self._room.nbytes))
+            for start in range(0, self.shape[0], step):
+                stop = min(start + step, self.shape[0])
+                with np.errstate(invalid="ignore"):  # a signalling NaN is a value too
+                    self._room[start:stop] = self.base.rows(start, stop)
+            self._decoded = backend.from_numpy(self._room)
         yield 0, self.shape[0], self._decoded
