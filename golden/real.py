@@ -90,11 +90,16 @@ def _greedy(step: Callable[[list[int]], Rows], ids: list[int]) -> tuple[list[int
     return found, margins
 
 
+def decoder_class(config: Any) -> Any:
+    """The transformers class of a decoder's configuration."""
+    return getattr(transformers, {"llama": "LlamaForCausalLM"}.get(config.model_type, "Gemma3ForCausalLM"))
+
+
 def _by_transformers(path: Path, texts: list[list[int]]) -> dict[str, dict[str, Any]]:
     """Logits and continuations in float64 throughout and in transformers' own float32, one model after the other."""
     found = {}
     state, config = gguf_peer.state_dict(path), gguf_peer.config(path)
-    model_class = getattr(transformers, {"llama": "LlamaForCausalLM"}.get(config.model_type, "Gemma3ForCausalLM"))
+    model_class = decoder_class(config)
     for name in ("float64", "float32"):
         if name == "float64":
             with true_float64():

@@ -3,8 +3,8 @@
     python scripts/readme_figures.py --measure    run the real models and record our distances in docs/figures.json
     python scripts/readme_figures.py              write the table between the README's markers, from what is recorded
 
-The peers' distances come from golden/real/*/summary.json, over all logits. Ours are over the logits that
-golden/real/*/expected.npz keeps: the 512 largest and 1024 others of each prompt.
+The peers' distances come from golden/real/*/summary.json. Ours are taken in the same way, over all logits: the float64
+run is made again, and must be the one that golden/real/*/expected.npz keeps a part of.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import lepton_ref
 
@@ -31,6 +32,9 @@ FIGURES = ROOT / "docs" / "figures.json"
 README = ROOT / "README.md"
 BEGIN = "<!-- figures: written by scripts/readme_figures.py -->"
 END = "<!-- end of figures -->"
+
+SAME_RUN = 1e-9
+"""Two float64 runs on different machines may differ by this many standard deviations of the logits."""
 
 MODELS = {
     "smollm2": "SmolLM2-135M-Instruct, Q4_1",
@@ -69,40 +73,71 @@ def model_path(name: str) -> Iterator[Path]:
             yield package.assemble(Path(folder) / "gemma.gguf")
 
 
-def decoder_distances(model: lepton_ref.Model, folder: Path) -> list[float]:
-    """For each prompt, the largest distance of a kept logit from the float64 run."""
-    texts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+def float64_logits(path: Path, texts: list[list[int]]) -> list[NDArray[np.float64]]:
+    """(V,) for each text: all logits of transformers in float64 throughout, on the weights that `gguf` decodes."""
+    from lepton_ref.golden import gguf_peer, real
+    from lepton_ref.golden.true_float64 import true_float64, widen
+
+    config = gguf_peer.config(path)
+    with true_float64():
+        model = widen(real.decoder_class(config), config, gguf_peer.state_dict(path))
+    peer = real.Torch(model, float64=True)
+    return [peer.next_logits(ids) for ids in texts]
+
+
+def greedy(model: lepton_ref.Model, ids: list[int], steps: int) -> list[int]:
+    """The continuation by the largest logit, the lower id where two are equal."""
+    cache = model.new_cache(capacity=len(ids) + steps)
+    found: list[int] = []
+    new = ids
+    for _ in range(steps):
+        new = [int(np.argmax(model.forward([new], cache=cache, last_only=True)[0, -1]))]
+        found += new
+    return found
+
+
+def decoder(path: Path, folder: Path) -> dict[str, Any]:
+    """As the peers' summaries have it: the largest distance of a logit, and where the greedy text parts, by prompt."""
+    texts = [text["ids"] for text in json.loads((folder / "prompts.json").read_text(encoding="utf-8"))]
     with np.load(folder / "expected.npz", allow_pickle=False) as golden:
-        indices, truth = golden["indices"], golden["float64"]
-    ours = [model.forward([text["ids"]], last_only=True)[0, -1].astype(np.float64) for text in texts]
-    return [float(np.abs(row[kept] - exact).max()) for row, kept, exact in zip(ours, indices, truth, strict=True)]
+        continuations, indices, kept = golden["greedy_float64"], golden["indices"], golden["float64"]
+    truth = float64_logits(path, texts)
+    for row, index, stored in zip(truth, indices, kept, strict=True):
+        if np.abs(row[index] - stored).max() > SAME_RUN * row.std():
+            raise SystemExit(f"{folder.name}: the float64 run is not the golden's; were the peers' versions changed?")
+    model = lepton_ref.load(path)
+    ours = [model.forward([ids], last_only=True)[0, -1].astype(np.float64) for ids in texts]
+    parts = [
+        next(
+            (step for step, (a, b) in enumerate(zip(greedy(model, ids, len(want)), want, strict=True)) if a != b), None
+        )
+        for ids, want in zip(texts, continuations.tolist(), strict=True)
+    ]
+    distances = [float(np.abs(row - exact).max()) for row, exact in zip(ours, truth, strict=True)]
+    return {"max_distance": distances, "greedy_parts_at": parts}
 
 
-def encoder_distances(model: lepton_ref.Model, folder: Path) -> list[float]:
+def encoder(path: Path, folder: Path) -> dict[str, Any]:
     """For each sentence, the largest distance of a component of its embedding from the float64 run."""
     texts = json.loads((folder / "sentences.json").read_text(encoding="utf-8"))
     with np.load(folder / "expected.npz", allow_pickle=False) as golden:
         truth = golden["float64"]
+    model = lepton_ref.load(path)
     found = []
     for text, exact in zip(texts, truth, strict=True):
         mean = model.forward([text["ids"]])[0].astype(np.float64).mean(axis=0)
         found.append(float(np.abs((mean / np.linalg.norm(mean)).astype(np.float32) - exact).max()))
-    return found
+    return {"max_distance": found}
 
 
 def measure() -> dict[str, Any]:
     """Run every real model that has a golden."""
-    distances = {}
+    found = {}
     for name in MODELS:
-        if not (REAL / name).is_dir():
-            continue
         with model_path(name) as path:
-            model = lepton_ref.load(path)
-            ours = encoder_distances if name == "minilm" else decoder_distances
-            distances[name] = ours(model, REAL / name)
-            del model
+            found[name] = (encoder if name == "minilm" else decoder)(path, REAL / name)
     versions = {"lepton_ref": lepton_ref.__version__, "numpy": np.__version__, "python": platform.python_version()}
-    return {"versions": versions, "max_distance": distances}
+    return {"versions": versions, "lepton_ref": found}
 
 
 def table(figures: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> str:
@@ -111,22 +146,16 @@ def table(figures: dict[str, Any], summaries: dict[str, dict[str, Any]]) -> str:
     for row, label in ROWS.items():
         cells = []
         for name, summary in summaries.items():
-            if row == "lepton_ref":
-                distances, parts = figures["max_distance"].get(name), None
-            else:
-                peer = summary.get(row)
-                distances, parts = (peer["max_distance"], peer.get("greedy_parts_at")) if peer else (None, None)
-            cells.append(cell(distances, parts))
+            one = figures["lepton_ref"].get(name) if row == "lepton_ref" else summary.get(row)
+            cells.append("–" if one is None else cell(one["max_distance"], one.get("greedy_parts_at", [])))
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def cell(distances: list[float] | None, parts: list[int | None] | None) -> str:
+def cell(distances: list[float], parts: list[int | None]) -> str:
     """`0.69; 4 of 5 texts part`."""
-    if distances is None:
-        return "–"
-    parted = 0 if parts is None else sum(step is not None for step in parts)
-    return f"{max(distances):.1e}" + (f"; {parted} of {len(parts or ())} texts part" if parted else "")
+    parted = sum(step is not None for step in parts)
+    return f"{max(distances):.1e}" + (f"; {parted} of {len(parts)} texts part" if parted else "")
 
 
 def with_table(readme: str, written: str) -> str:

