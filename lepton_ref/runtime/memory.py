@@ -61,7 +61,7 @@ def keep(weights: Mapping[str, Weight], choice: str | bool, *, backend: Backend)
         choice = available is not None and 8 * sum(sizes) <= SHARE * available
     if not choice:
         return dict(weights)
-    # One allocation, so that the system can serve it with large pages: a tenth of a decode step on the machine measured.
+    # One allocation, so that the system can serve it with large pages: a tenth of a decode step where it was measured.
     arena = np.empty(sum(sizes), dtype=np.float64)
     ends = np.cumsum(sizes)
     rooms = [arena[end - size : end] for end, size in zip(ends, sizes, strict=True)]
