@@ -134,7 +134,7 @@ def _pooling(path: Path, prompt: str, *, width: int) -> str:
     if given is None:
         given = [kind for name, kind in SWITCHES.items() if fields.flag(name, False)] or ["mean"]
     given = given if isinstance(given, list) else [given]
-    if len(given) != 1 or given[0] not in SENTENCE_TRANSFORMERS:
+    if len(given) != 1 or given[0] not in tuple(SENTENCE_TRANSFORMERS):
         raise fields.wrong("pooling_mode", given, f"one of {', '.join(SENTENCE_TRANSFORMERS)}")
     return SENTENCE_TRANSFORMERS[given[0]]
 
