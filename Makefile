@@ -30,7 +30,8 @@ test: lint ## lint, type-check and run the tests that take seconds
 	$(VENV_PYTHON) -m pytest -m "not slow"
 
 .PHONY: test-slow
-test-slow: venv ## run the tests that take minutes or need a real model
+test-slow: python ## run the tests that take minutes or need a real model
+	@"$(PYTHON)" scripts/environment.py slow
 	$(VENV_PYTHON) -m pytest -m slow
 
 .PHONY: lint

