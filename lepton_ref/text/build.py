@@ -30,16 +30,21 @@ def check_merges(vocabulary: Vocabulary) -> None:
 
 
 def add_special(
-    backend: Any, vocabulary: Vocabulary, *, normalized: bool, rstrip: frozenset[str] = frozenset()
+    backend: Any,
+    vocabulary: Vocabulary,
+    *,
+    normalized: bool = False,
+    user_defined: bool = True,
+    rstrip: frozenset[str] = frozenset(),
 ) -> None:
-    """Make control and unknown tokens special, and user-defined ones matched whole before any other rule.
+    """Make control and unknown tokens special, and user-defined ones (if asked) matched whole before any other rule.
 
     A token named in `rstrip` takes the white space that follows it with it.
     """
     added = library("tokenizers").AddedToken
     special = [vocabulary.tokens[index] for index in vocabulary.of_type(CONTROL, UNKNOWN)]
     backend.add_special_tokens([added(token, normalized=False, rstrip=token in rstrip) for token in special])
-    whole = vocabulary.of_type(USER_DEFINED)
+    whole = vocabulary.of_type(USER_DEFINED) if user_defined else []
     backend.add_tokens([added(vocabulary.tokens[index], normalized=normalized) for index in whole])
 
 
@@ -64,8 +69,18 @@ def byte_level(vocabulary: Vocabulary, pre: PreTokenizer) -> Any:
     bytes_as_letters = tk.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = tk.pre_tokenizers.Sequence([*splits, bytes_as_letters])
     backend.decoder = tk.decoders.ByteLevel()
-    add_special(backend, vocabulary, normalized=False)
+    add_special(backend, vocabulary)
     return backend
+
+
+def mark_spaces(backend: Any, steps: Sequence[Any], *, space_prefix: bool) -> None:
+    """Normalise by `steps`, put ▁ in front if asked, turn spaces into ▁; and decode the other way round."""
+    tk = library("tokenizers")
+    prefix = [tk.normalizers.Prepend(SPACE)] if space_prefix else []
+    backend.normalizer = tk.normalizers.Sequence([*steps, *prefix, tk.normalizers.Replace(" ", SPACE)])
+    strip = [tk.decoders.Strip(" ", 1, 0)] if space_prefix else []
+    joined = [tk.decoders.Replace(SPACE, " "), tk.decoders.ByteFallback(), tk.decoders.Fuse()]
+    backend.decoder = tk.decoders.Sequence([*joined, *strip])
 
 
 def sentencepiece_bpe(
@@ -83,11 +98,7 @@ def sentencepiece_bpe(
     fallback = len(vocabulary.of_type(BYTE)) > 0
     model = tk.models.BPE(vocabulary.ids(), merges, unk_token=unknown, fuse_unk=True, byte_fallback=fallback)
     backend = tk.Tokenizer(model)
-    steps = [tk.normalizers.Prepend(SPACE)] if space_prefix else []
-    backend.normalizer = tk.normalizers.Sequence([*steps, tk.normalizers.Replace(" ", SPACE)])
-    strip = [tk.decoders.Strip(" ", 1, 0)] if space_prefix else []
-    joined = [tk.decoders.Replace(SPACE, " "), tk.decoders.ByteFallback(), tk.decoders.Fuse()]
-    backend.decoder = tk.decoders.Sequence([*joined, *strip])
+    mark_spaces(backend, [], space_prefix=space_prefix)
     add_special(backend, vocabulary, normalized=not space_prefix, rstrip=rstrip)
     return backend
 
@@ -105,23 +116,23 @@ def word_piece(
     )
     backend.pre_tokenizer = tk.pre_tokenizers.BertPreTokenizer()
     backend.decoder = tk.decoders.WordPiece(prefix="##", cleanup=True)
-    add_special(backend, vocabulary, normalized=False)
+    add_special(backend, vocabulary)
     return backend
 
 
 def unigram(vocabulary: Vocabulary, *, unk_id: int, charsmap: bytes, space_prefix: bool, collapse_spaces: bool) -> Any:
-    """Unigram (T5's): the cut into pieces whose scores, log-probabilities, sum highest."""
+    """Unigram (T5's): the cut into pieces whose scores, log-probabilities, sum highest; a user-defined one costs 0."""
     tk = library("tokenizers")
     fallback = len(vocabulary.of_type(BYTE)) > 0
-    pairs = list(zip(vocabulary.tokens, [float(score) for score in vocabulary.scores], strict=True))
+    scores = [
+        0.0 if kind == USER_DEFINED else float(score)
+        for kind, score in zip(vocabulary.types, vocabulary.scores, strict=True)
+    ]
+    pairs = list(zip(vocabulary.tokens, scores, strict=True))
     backend = tk.Tokenizer(tk.models.Unigram(pairs, unk_id, byte_fallback=fallback))
     steps = [tk.normalizers.Precompiled(charsmap)] if len(charsmap) > 0 else []
-    if collapse_spaces:
-        steps += [tk.normalizers.Strip(), tk.normalizers.Replace(tk.Regex(" {2,}"), " ")]
-    if len(steps) > 0:
-        backend.normalizer = tk.normalizers.Sequence(steps)
-    scheme = "always" if space_prefix else "never"
-    backend.pre_tokenizer = tk.pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme)
-    backend.decoder = tk.decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
-    add_special(backend, vocabulary, normalized=False)
+    if collapse_spaces:  # spaces alone: SentencePiece leaves tabs and line ends as they are
+        steps += [tk.normalizers.Replace(tk.Regex(r"\A +| +\z"), ""), tk.normalizers.Replace(tk.Regex(" {2,}"), " ")]
+    mark_spaces(backend, steps, space_prefix=space_prefix)
+    add_special(backend, vocabulary, user_defined=False)
     return backend

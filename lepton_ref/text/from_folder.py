@@ -118,7 +118,7 @@ def _from_vocab_and_merges(folder: Path, settings: Settings) -> tuple[Any, Setti
     return build.byte_level(vocabulary, pre), settings
 
 
-def _from_sentencepiece(path: Path, settings: Settings) -> tuple[Any, Settings, bool]:
+def _from_sentencepiece(path: Path, settings: Settings) -> tuple[Any, Settings]:
     """tokenizer.model: SentencePiece BPE or Unigram."""
     model = read_sentencepiece(read_bytes(path), str(path))
     tokens, count = model.vocabulary.tokens, len(model.vocabulary.tokens)
@@ -131,11 +131,11 @@ def _from_sentencepiece(path: Path, settings: Settings) -> tuple[Any, Settings, 
             model.vocabulary, unk_id=model.unk_id, charsmap=model.charsmap, space_prefix=model.space_prefix,
             collapse_spaces=model.collapse_spaces,
         )  # fmt: skip
-        return backend, settings, False
+        return backend, settings
     if model.charsmap != b"" or model.collapse_spaces:
         raise ValueError(f"{path}: normalizer_spec: BPE that normalises text is not supported: give tokenizer.json")
     backend = build.sentencepiece_bpe(model.vocabulary, unknown=tokens[model.unk_id], space_prefix=model.space_prefix)
-    return backend, settings, model.space_prefix
+    return backend, settings
 
 
 def _add_tokens(backend: Any, settings: Settings) -> None:
@@ -245,7 +245,7 @@ def parts_from_folder(path: str | PathLike[str]) -> Parts:
         layout, backend = "tokenizer.json", _from_json(folder / "tokenizer.json", settings)
     elif (folder / "tokenizer.model").is_file():
         layout = "tokenizer.model"
-        backend, settings, _ = _from_sentencepiece(folder / "tokenizer.model", settings)
+        backend, settings = _from_sentencepiece(folder / "tokenizer.model", settings)
     elif (folder / "vocab.txt").is_file():
         layout = "vocab.txt"
         backend, settings = _from_word_list(folder / "vocab.txt", settings)

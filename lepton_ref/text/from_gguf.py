@@ -170,11 +170,12 @@ def _unigram(meta: Metadata, vocabulary: Vocabulary, ids: dict[str, int]) -> tup
         raise ValueError(f"{meta.source}: {PREFIX}unknown_token_id: missing: Unigram needs it")
     charsmap = bytes(meta.list_of("precompiled_charsmap", int)) if meta.has("precompiled_charsmap") else b""
     collapse = bool(meta.typed("remove_extra_whitespaces", bool, False))
+    prefix = _space_prefix(meta)
     backend = build.unigram(
-        vocabulary, unk_id=ids["unk"], charsmap=charsmap, space_prefix=_space_prefix(meta), collapse_spaces=collapse
+        vocabulary, unk_id=ids["unk"], charsmap=charsmap, space_prefix=prefix, collapse_spaces=collapse
     )
     _add_bos_eos(backend, meta, vocabulary, ids, bos=False, eos=True)
-    return backend, "library", False
+    return backend, "sentencepiece", prefix
 
 
 def _add_bos_eos(

@@ -51,14 +51,14 @@ class PreTokenizer:
 
 
 _PLAIN = PreTokenizer((_GPT2,))
-# GPT-NeoX (hence MPT and the first OLMo) and Qwen2 normalise to NFC in their tokenizer.json; llama.cpp does not, so on
-# text that is not NFC it gives other ids than the models were trained with. The model's own way is taken here.
+# GPT-NeoX (hence MPT and the first OLMo), Command R and Qwen2 normalise to NFC in their tokenizer.json; llama.cpp does
+# not, so on text that is not NFC it gives other ids than the models were trained with. The model's own way is taken.
 _NEOX = PreTokenizer((_GPT2,), nfc=True)
 _DIGIT_BY_DIGIT = PreTokenizer((r"\p{N}", _GPT2))
 _LLAMA3 = PreTokenizer((_cl100k(r"\p{N}{1,3}"),), ignore_merges=True, add_bos=True)
 _CL100K = PreTokenizer((_cl100k(r"\p{N}{1,3}"),))
 _QWEN2 = PreTokenizer((_cl100k(r"\p{N}"),), nfc=True)
-_STABLELM2 = PreTokenizer((_cl100k(r"\p{N}"),))
+_STABLELM2 = PreTokenizer((_cl100k(r"\p{N}"),))  # Qwen2's cut without its NFC
 _GPT4O = PreTokenizer((_o200k(r"\p{N}{1,3}", f"{_ENDINGS}?"),))
 _TEKKEN = PreTokenizer((_o200k(r"\p{N}", ""),), ignore_merges=True, add_bos=True)
 _FALCON = PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, r"[0-9][0-9][0-9]"))
@@ -84,7 +84,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     "dbrx": _CL100K,
     "smaug-bpe": _CL100K,
     "qwen2": _QWEN2,
-    "deepseek-r1-qwen": _QWEN2,
+    "deepseek-r1-qwen": _STABLELM2,
     "stablelm2": _STABLELM2,
     "gpt-4o": _GPT4O,
     "llama4": _GPT4O,
