@@ -93,9 +93,9 @@ def test_contractions_are_within_the_bound_of_any_order(backend: Backend, seed: 
 def test_float32_inputs_are_summed_in_float64() -> None:
     """2²⁴ + 1 is no float32: a float32 accumulator would lose every 1."""
     a = np.array([[2.0**24, 1.0, 1.0, 1.0]], dtype=np.float32)
-    assert BACKEND.matmul(a, np.ones((4, 1), dtype=np.float32), accumulate="float64")[0, 0] == 2.0**24 + 3
-    assert BACKEND.sum(a, axis=1, keepdims=False, accumulate="float64")[0] == 2.0**24 + 3
-    assert a.sum(axis=1, dtype=np.float32)[0] != 2.0**24 + 3
+    assert float(BACKEND.matmul(a, np.ones((4, 1), dtype=np.float32), accumulate="float64")[0, 0]) == 2.0**24 + 3
+    assert float(BACKEND.sum(a, axis=1, keepdims=False, accumulate="float64")[0]) == 2.0**24 + 3
+    assert float(a.sum(axis=1, dtype=np.float32)[0]) != 2.0**24 + 3
 
 
 @given(axis=st.integers(-4, 3))
