@@ -35,7 +35,7 @@ class Batch:
         mask: (B, T), False for padding.
         order: (B, T), each token's number among the unmasked tokens of its sequence.
         positions: (B, T), what RoPE turns by.
-        rope_length: the length that length-dependent RoPE takes.
+        rope_lengths: (B), the length that length-dependent RoPE takes for each sequence.
         last_only: whether only each sequence's last position is wanted.
     """
 
@@ -43,7 +43,7 @@ class Batch:
     mask: NDArray[np.bool_]
     order: NDArray[np.int64]
     positions: NDArray[np.int64]
-    rope_length: int
+    rope_lengths: NDArray[np.int64]
     last_only: bool
 
 
@@ -126,13 +126,16 @@ def _rms_norm(run: Run, op: Op, x: Array) -> Array:
 
 def _layer_norm(run: Run, op: Op, x: Array) -> Array:
     w, b = run.vector(op, "w"), run.vector(op, "b")
+    if w is None:
+        w = run.backend.from_numpy(np.ones(op.width))  # OPT's layer_norm_elementwise_affine = false
     return ops.layer_norm(x, w, b, eps=op.options["eps"], backend=run.backend, precision=run.precision)
 
 
 def _rope(run: Run, op: Op, x: Array) -> Array:
     rope: ops.Rope = op.options["rope"]
     if rope not in run.tables:
-        turns = ops.frequencies(rope, length=run.batch.rope_length)
+        lengths = run.batch.rope_lengths if rope.depends_on_length else run.batch.rope_lengths[:1]
+        turns = np.stack([ops.frequencies(rope, length=int(length)) for length in lengths])[:, None]
         factor = ops.attention_factor(rope)
         run.tables[rope] = ops.rope_tables(run.batch.positions, turns, factor=factor, backend=run.backend)
     y = ops.rope(

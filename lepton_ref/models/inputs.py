@@ -145,8 +145,10 @@ def make_batch(
         counted = position_ids is None
         integers["roberta_positions"] = roberta_positions(ids, mask, pad=config.pad_token_id) if counted else positions
     require_rows(program, integers, mask)
-    length = cache.rope_length if cache is not None else int(positions.max()) + 1
-    return Batch(integers, mask, order, positions, length, last_only)
+    lengths = np.where(mask, positions, 0).max(axis=1) + 1
+    if cache is not None:
+        lengths = np.full(len(ids), cache.rope_length)
+    return Batch(integers, mask, order, positions, lengths, last_only)
 
 
 def roberta_positions(ids: NDArray[np.int64], mask: NDArray[np.bool_], /, *, pad: int) -> NDArray[np.int64]:

@@ -1,11 +1,16 @@
 """The key/value cache: what a decoder remembers of earlier tokens, layer by layer.
 
 Slots are counted over the batch, tokens within their sequence: for each sequence a slot is either one of its tokens,
-with its number there, or padding. A layer with a sliding window keeps only the slots that a later query can still see,
-so its memory does not grow with the context.
+with its number there, or padding. Layers with a sliding window keep the tokens that a later query can still see, each
+sequence's own, packed to the left: their memory grows neither with the context, nor with a long prompt, nor while one
+sequence of a batch goes on and another has ended.
+
+A run appends behind what is in use, and what it appended counts from `commit` on: a run that fails changes nothing.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +25,13 @@ FIRST_ROOM = 64
 
 
 class LayerStore:
-    """Keys and values of one layer, (B, G, room, K) each, of which the slots from `start` on are kept."""
+    """Keys and values of one layer, (B, G, room, K) each."""
 
     def __init__(self, spec: KeyValueLayer, *, batch: int, room: int, backend: Backend, precision: Precision) -> None:
         self.spec = spec
         self.backend = backend
         self.precision = precision
-        self.start = 0
-        self.keys = self._empty(batch, room)
-        self.values = self._empty(batch, room)
+        self.buffers = [self._empty(batch, room) for _ in ("keys", "values")]
 
     def _empty(self, batch: int, room: int) -> Array:
         shape = (batch, self.spec.heads, room, self.spec.width)
@@ -37,31 +40,137 @@ class LayerStore:
     @property
     def nbytes(self) -> int:
         """Bytes of both buffers."""
-        batch, heads, room, width = self.keys.shape
+        batch, heads, room, width = self.buffers[0].shape
         return int(2 * batch * heads * room * width * self.precision.dtype.itemsize)
 
-    def append(self, slots: int, k_btgk: Array, v_btgk: Array, *, keep_from: int) -> tuple[Array, Array]:
-        """-> (B, S, G, K) twice: the kept slots and the new ones, which are written after slot number `slots`."""
-        new = k_btgk.shape[1]
-        if slots - self.start + new > self.keys.shape[2]:
-            self._make_room(slots, new, keep_from)
-        xp = self.backend.xp
-        at = slice(slots - self.start, slots - self.start + new)
-        self.keys[:, :, at, :] = xp.permute_dims(k_btgk, (0, 2, 1, 3))
-        self.values[:, :, at, :] = xp.permute_dims(v_btgk, (0, 2, 1, 3))
-        kept = (xp.permute_dims(store[:, :, : at.stop, :], (0, 2, 1, 3)) for store in (self.keys, self.values))
-        return next(kept), next(kept)
+    def grow(self, room: int, used: int) -> None:
+        """Make room for more slots; the first `used` stay where they are."""
+        for number, old in enumerate(self.buffers):
+            fresh = self._empty(old.shape[0], room)
+            fresh[:, :, :used, :] = old[:, :, :used, :]
+            self.buffers[number] = fresh
 
-    def _make_room(self, slots: int, new: int, keep_from: int) -> None:
-        kept = slice(keep_from - self.start, slots - self.start)
-        needed = slots - keep_from + new
-        batch, room = self.keys.shape[0], self.keys.shape[2]
-        room = room if needed <= room else max(needed, 2 * room)
-        for name in ("keys", "values"):
-            fresh = self._empty(batch, room)
-            fresh[:, :, : slots - keep_from, :] = getattr(self, name)[:, :, kept, :]
-            setattr(self, name, fresh)
-        self.start = keep_from
+    def pack(self, index_bn: NDArray[np.int64]) -> None:
+        """Move each sequence's slots of these numbers to the front."""
+        for buffer in self.buffers:
+            self._put(buffer, buffer, index_bn, at=0)
+
+    def append(self, k_btgk: Array, v_btgk: Array, plan: Plan) -> tuple[Array, Array]:
+        """-> (B, S, G, K) twice: the slots in use and the new ones. The new ones are written behind those in use."""
+        xp = self.backend.xp
+        found = []
+        for buffer, new_btgk in zip(self.buffers, (k_btgk, v_btgk), strict=True):
+            new = xp.permute_dims(new_btgk, (0, 2, 1, 3))
+            if plan.packed is None:
+                buffer[:, :, plan.stop : plan.stop + new.shape[2], :] = new
+                whole = buffer[:, :, plan.start : plan.stop + new.shape[2], :]
+            else:
+                whole = xp.concat([buffer[:, :, plan.start : plan.stop, :], new], axis=2)
+                self._put(buffer, whole, plan.packed, at=plan.stop)
+            found.append(xp.permute_dims(whole, (0, 2, 1, 3)))
+        return found[0], found[1]
+
+    def _put(self, buffer: Array, source: Array, index_bn: NDArray[np.int64], *, at: int) -> None:
+        for b, index in enumerate(index_bn):
+            rows = self.backend.xp.take(source[b, :, :, :], self.backend.from_numpy(index), axis=1)
+            buffer[b, :, at : at + len(index), :] = rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does with the layers of one window.
+
+    Attributes:
+        start: the first slot in use.
+        stop: the slot behind the last in use.
+        order: (B, S), the number of each slot's token in its sequence: those in use and the new ones.
+        valid: (B, S), False for padding.
+        packed: (B, n), which of them are kept, to be written behind `stop`; None where the new ones are written there.
+    """
+
+    start: int
+    stop: int
+    order: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+    packed: NDArray[np.int64] | None
+
+
+class Group:
+    """The layers of one window, which have one layout.
+
+    Args:
+        window: how many keys back a query sees, or None for all.
+        stores: the layers' buffers.
+        capacity: the most slots that can ever be asked for, or None.
+    """
+
+    def __init__(self, window: int | None, stores: list[LayerStore], *, batch: int, capacity: int | None) -> None:
+        self.window = window
+        self.stores = stores
+        self.limit = min((n for n in (capacity, window and 2 * window) if n is not None), default=None)
+        self.start = 0
+        self.order = np.zeros((batch, 0), dtype=np.int64)
+        self.valid = np.zeros((batch, 0), dtype=np.bool_)
+
+    @property
+    def room(self) -> int:
+        """Slots of the buffers."""
+        return int(self.stores[0].buffers[0].shape[2])
+
+    @property
+    def stop(self) -> int:
+        """The slot behind the last in use."""
+        return self.start + self.order.shape[1]
+
+    def plan(self, order_bt: NDArray[np.int64], valid_bt: NDArray[np.bool_], counts_b: NDArray[np.int64]) -> Plan:
+        """Where a run's tokens go. Makes room by dropping what no later query sees, or by growing up to the limit."""
+        new = order_bt.shape[1]
+        if self.window is not None and self.stop + new > self.room:
+            self._pack(self._seen(self.order, self.valid, counts_b))
+        self._grow(self.stop + new)
+        order = np.concatenate([self.order, order_bt], axis=1)
+        valid = np.concatenate([self.valid, valid_bt], axis=1)
+        packed = None
+        if self.stop + new > self.room:  # a chunk longer than the buffers: of it too only what is seen later is kept
+            packed = _kept_first(self._seen(order, valid, counts_b + valid_bt.sum(axis=1)))
+        return Plan(self.start, self.stop, order, valid, packed)
+
+    def commit(self, plan: Plan, counts_b: NDArray[np.int64]) -> None:
+        """The new tokens join; `counts_b` counts them already."""
+        if plan.packed is None:
+            self.order, self.valid = plan.order, plan.valid
+            return
+        seen = self._seen(plan.order, plan.valid, counts_b)
+        self.start = plan.stop
+        self._take(plan.packed, plan.order, seen)
+
+    def _seen(
+        self, order: NDArray[np.int64], valid: NDArray[np.bool_], counts_b: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which tokens the next query of their sequence sees, and hence every one that any later query can see."""
+        return valid if self.window is None else valid & (order > counts_b[:, None] - self.window)
+
+    def _pack(self, seen: NDArray[np.bool_]) -> None:
+        index = _kept_first(seen)
+        if index.shape[1] == self.stop:
+            return
+        for store in self.stores:
+            store.pack(index + self.start)
+        self.start = 0
+        self._take(index, self.order, seen)
+
+    def _take(self, index: NDArray[np.int64], order: NDArray[np.int64], seen: NDArray[np.bool_]) -> None:
+        self.order = np.take_along_axis(order, index, axis=1)
+        self.valid = np.take_along_axis(seen, index, axis=1)
+
+    def _grow(self, needed: int) -> None:
+        """Up to the limit; and early, where a window would have to be packed again after a few tokens."""
+        limit = max(needed, 2 * self.room) if self.limit is None else self.limit
+        tight = self.window is not None and 2 * self.stop > self.room
+        if self.room < limit and (needed > self.room or tight):
+            room = min(limit, max(needed, 2 * self.room))
+            for store in self.stores:
+                store.grow(room, self.stop)
 
 
 class KVCache:
@@ -75,8 +184,12 @@ class KVCache:
         backend: where keys and values lie.
         precision: the format in which they are kept: that of activations.
 
+    Attributes:
+        length: slots so far: the longest sequence, padding included.
+        counts: (B), unmasked tokens of each sequence so far.
+
     Raises:
-        ValueError: a batch or a capacity below 1.
+        ValueError: a batch or a capacity that is not an integer of at least 1.
     """
 
     def __init__(
@@ -90,28 +203,23 @@ class KVCache:
         precision: Precision,
     ) -> None:
         for name, value in (("batch", batch), ("capacity", capacity)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         self.capacity = capacity
         self.rope_length = rope_length
         self.batch = batch
-        self.order = np.zeros((batch, 0), dtype=np.int64)
-        self.valid = np.zeros((batch, 0), dtype=np.bool_)
-        self._new: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None
+        self.length = 0
+        self.counts: NDArray[np.int64] = np.zeros(batch, dtype=np.int64)
         self._stores = [
             LayerStore(spec, batch=batch, room=_first_room(capacity, spec.window), backend=backend, precision=precision)
             for spec in layers
         ]
-
-    @property
-    def length(self) -> int:
-        """Slots in use: the longest sequence, padding included."""
-        return self.order.shape[1]
-
-    @property
-    def counts(self) -> NDArray[np.int64]:
-        """(B) unmasked tokens of each sequence."""
-        return np.asarray(self.valid.sum(axis=1, dtype=np.int64))
+        self._groups = {
+            window: Group(window, [s for s in self._stores if s.spec.window == window], batch=batch, capacity=capacity)
+            for window in {spec.window for spec in layers}
+        }
+        self._new: NDArray[np.bool_] | None = None
+        self._plans: dict[int | None, Plan] = {}
 
     @property
     def nbytes(self) -> int:
@@ -137,32 +245,32 @@ class KVCache:
                 f"{total} tokens overflow the cache's capacity of {self.capacity}; make a cache of a larger capacity"
             )
         order: NDArray[np.int64] = self.counts[:, None] + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
-        self._new = (np.concatenate([self.order, order], axis=1), np.concatenate([self.valid, mask_bt], axis=1))
+        self._plans = {window: group.plan(order, mask_bt, self.counts) for window, group in self._groups.items()}
+        self._new = mask_bt
         return order
 
     def extend(
         self, layer: int, k_btgk: Array, v_btgk: Array, /
     ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
         """New keys and values → all that the layer keeps: (B, S, G, K) twice, and each key's number and validity."""
-        assert self._new is not None, "extend is called between begin and commit"
         store = self._stores[layer]
-        keep_from = self._oldest_seen(store.spec.window)
-        keys, values = store.append(self.length, k_btgk, v_btgk, keep_from=keep_from)
-        order, valid = self._new
-        return keys, values, order[:, store.start :], valid[:, store.start :]
+        plan = self._plans[store.spec.window]
+        keys, values = store.append(k_btgk, v_btgk, plan)
+        return keys, values, plan.order, plan.valid
 
     def commit(self) -> None:
         """The new tokens join."""
         assert self._new is not None, "commit follows begin"
-        self.order, self.valid = self._new
-        self._new = None
+        self.length += self._new.shape[1]
+        self.counts = self.counts + self._new.sum(axis=1, dtype=np.int64)
+        for window, plan in self._plans.items():
+            self._groups[window].commit(plan, self.counts)
+        self._new, self._plans = None, {}
 
-    def _oldest_seen(self, window: int | None) -> int:
-        """The first slot that a later query can see."""
-        if window is None or self.length == 0:
-            return 0
-        seen = self.valid & (self.order > self.counts[:, None] - window)
-        return int(np.where(seen.any(axis=1), seen.argmax(axis=1), self.length).min())
+
+def _kept_first(kept_bs: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(B, S) -> (B, n): where each sequence's kept slots are, in order, n the most of any; others fill up."""
+    return np.argsort(~kept_bs, axis=1, kind="stable")[:, : int(kept_bs.sum(axis=1).max(initial=0))]
 
 
 def _first_room(capacity: int | None, window: int | None) -> int:

@@ -186,16 +186,18 @@ class Model:
     def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
         """A cache for `batch` sequences of up to `capacity` tokens; None grows as needed.
 
-        RoPE whose base depends on the length takes `capacity`, or the length the model was trained for where the
-        cache grows, for the cache's whole life: chunking then changes nothing.
+        RoPE whose base depends on the length takes `capacity` for the cache's whole life, so that chunking changes
+        nothing. A growing cache takes the length the model was first trained for, and refuses to grow beyond it.
 
         Raises:
             ValueError: a model without causal attention, or numbers below 1.
         """
         if not self.is_causal:
             raise ValueError(f"{self.parts.architecture} sees both ways and keeps no cache; call forward without one")
-        length = self.config.max_position_embeddings if capacity is None else capacity
+        ropes = [op.options["rope"] for op in self.program.ops if op.kind == "rope"]
+        limits = [rope.original_length for rope in ropes if rope.depends_on_length]
+        limit = min(limits) if limits and capacity is None else None
         return KVCache(
-            self.program.caches(), batch=batch, capacity=capacity, rope_length=length,
+            self.program.caches(), batch=batch, capacity=capacity, rope_length=capacity or limit or 1, limit=limit,
             backend=self.backend, precision=self.precision,
         )  # fmt: skip
