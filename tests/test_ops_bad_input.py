@@ -1,0 +1,126 @@
+"""Wrong input is refused in one line that holds the value and says what would be right."""
+
+# ruff: noqa: E501 - one refusal a line: call and message side by side
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lepton_ref import ops
+from lepton_ref.backends.numpy_backend import NumpyBackend
+from lepton_ref.numerics import PRECISIONS
+from lepton_ref.storage import Dense
+
+TO: dict[str, Any] = {"backend": NumpyBackend(), "precision": PRECISIONS["reference"]}
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, dtype=np.float32)
+
+
+def weight(*shape: int) -> Dense:
+    return Dense(ones(*shape), format="F32")
+
+
+def attend(**changed: Any) -> Any:
+    given: dict[str, Any] = {
+        "q": ones(1, 2, 4, 3), "k": ones(1, 5, 2, 3), "v": ones(1, 5, 2, 3),
+        "mask": np.ones((1, 2, 5), dtype=bool), "sinks": None, "cap": None,
+    } | changed  # fmt: skip
+    return ops.attention(*(given[n] for n in ("q", "k", "v", "mask", "sinks")), scale=1.0, cap=given["cap"], **TO)
+
+
+def see(**changed: Any) -> Any:
+    given: dict[str, Any] = {
+        "order_bt": np.array([[1]]), "order_bs": np.array([[0, 1]]), "valid_bs": np.ones((1, 2), dtype=bool),
+    } | changed  # fmt: skip
+    return ops.attention_mask(
+        given["order_bt"], given["order_bs"], given["valid_bs"], causal=True, window=given.get("window")
+    )
+
+
+def turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> Any:
+    return ops.rope(x, cos, sin, **TO)
+
+
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "ids of float": (lambda: ops.embed(np.array([[1.5]]), weight(3, 2), **TO), "token ids must be integers, got float64; a table has no row between two rows"),
+    "an id too large": (lambda: ops.embed(np.array([[0, 3]]), weight(3, 2), **TO), "id 3 is outside the table of 3 rows"),
+    "a negative id": (lambda: ops.embed(np.array([[-1]]), weight(3, 2), **TO), "id -1 is outside the table of 3 rows"),
+    "linear's last axis": (lambda: ops.linear(ones(1, 2, 3), weight(4, 5), **TO), "the last axis of x is 3, but must be 5"),
+    "linear's bias": (lambda: ops.linear(ones(1, 2, 5), weight(4, 5), ones(5), **TO), "the length of the bias is 5, but must be 4"),
+    "RMSNorm's weight": (lambda: ops.rms_norm(ones(1, 2, 5), ones(4), eps=1e-6, **TO), "the length of the norm's weight is 4, but must be 5"),
+    "LayerNorm's weight": (lambda: ops.layer_norm(ones(1, 2, 5), ones(4), eps=1e-6, **TO), "the length of the norm's weight is 4, but must be 5"),
+    "LayerNorm's bias": (lambda: ops.layer_norm(ones(1, 2, 5), ones(5), ones(1), eps=1e-6, **TO), "the length of the norm's bias is 1, but must be 5"),
+    "an unknown activation": (lambda: ops.activate(ones(1, 2, 3), kind="swish", **TO), "unknown activation 'swish'; known: relu, relu2, sigmoid, tanh, silu, quick_gelu, gelu, gelu_tanh"),
+    "an unknown gated activation": (lambda: ops.gated(ones(1), ones(1), kind="glu", **TO), "unknown activation 'glu'; known: relu, relu2, sigmoid, tanh, silu, quick_gelu, gelu, gelu_tanh"),
+    "gate and up of two shapes": (lambda: ops.gated(ones(1, 2, 3), ones(1, 2, 1), kind="silu", **TO), "gate and up are of one shape, got (1, 2, 3) and (1, 2, 1)"),
+    "a residual of two shapes": (lambda: ops.add(ones(1, 2, 3), ones(1, 1, 3), **TO), "a residual adds arrays of one shape, got (1, 2, 3) and (1, 1, 3)"),
+    "a cap of zero": (lambda: ops.softcap(ones(1), cap=0.0, **TO), "a soft cap must be positive, got 0.0; leave it out where a model has none"),
+    "a cap that is NaN": (lambda: ops.softcap(ones(1), cap=float("nan"), **TO), "a soft cap must be positive, got nan; leave it out where a model has none"),
+    "softmax of nothing": (lambda: ops.softmax(ones(1, 0), **TO), "softmax over an empty axis has no value; give at least one score"),
+    "log_softmax of nothing": (lambda: ops.log_softmax(ones(1, 0), **TO), "softmax over an empty axis has no value; give at least one score"),
+    "a rotary width beyond the head": (lambda: turn(ones(1, 2, 1, 4), ones(1, 2, 3), ones(1, 2, 3)), "the rotary width 6 exceeds the head width 4"),
+    "rotary tables of other positions": (lambda: turn(ones(1, 2, 1, 4), ones(1, 3, 2), ones(1, 3, 2)), "the positions of the rotary tables is 3, but must be 2"),
+    "rotary tables of another batch": (lambda: turn(ones(3, 2, 1, 4), ones(2, 2, 2), ones(2, 2, 2)), "the batch of the rotary tables is 2, but must be 3"),
+    "cosines without sines": (lambda: turn(ones(1, 2, 1, 4), ones(1, 2, 2), ones(1, 2, 1)), "cosines and sines are of one shape, got (1, 2, 2) and (1, 2, 1)"),
+    "heads that do not share evenly": (lambda: attend(q=ones(1, 2, 3, 3)), "3 query heads cannot share 2 key/value heads evenly"),
+    "keys of another width": (lambda: attend(k=ones(1, 5, 2, 4)), "the head width of the keys is 4, but must be 3"),
+    "keys of another batch": (lambda: attend(k=ones(2, 5, 2, 3), v=ones(2, 5, 2, 3)), "the batch of the keys is 2, but must be 1"),
+    "values of other keys": (lambda: attend(v=ones(1, 4, 2, 3)), "keys and values are of one (B, S, G), got (1, 5, 2) and (1, 4, 2)"),
+    "a mask of another shape": (lambda: attend(mask=np.ones((1, 5, 2), dtype=bool)), "the mask must be of shape (B, T, S) = (1, 2, 5), got (1, 5, 2)"),
+    "a mask of numbers": (lambda: attend(mask=np.zeros((1, 2, 5))), "the mask must hold booleans, True where a position takes part, got float64"),
+    "sinks of another number": (lambda: attend(sinks=ones(2)), "there is one sink for each query head, (4,), got (2,)"),
+    "a negative cap": (lambda: attend(cap=-1.0), "a soft cap must be positive, got -1.0; None is no cap"),
+    "no key": (lambda: attend(k=ones(1, 0, 2, 3), v=ones(1, 0, 2, 3), mask=np.ones((1, 2, 0), dtype=bool)), "attention needs at least one key, got none; mask what must not be seen"),
+    "a window of nothing": (lambda: see(window=0), "a window holds at least the query itself, got 0; None is no window"),
+    "validity of integers": (lambda: see(valid_bs=np.ones((1, 2), dtype=np.int64)), "validity must hold booleans, False for padding, got int64"),
+    "validity of other keys": (lambda: see(valid_bs=np.ones((1, 3), dtype=bool)), "queries (B, T), keys (B, S) and validity (B, S) must agree, got (1, 1), (1, 2) and (1, 3)"),
+    "queries of another batch": (lambda: see(order_bt=np.array([[1], [1]])), "queries (B, T), keys (B, S) and validity (B, S) must agree, got (2, 1), (1, 2) and (1, 2)"),
+    "an unknown pooling": (lambda: ops.pool(ones(1, 2, 3), np.ones((1, 2), dtype=bool), kind="last", normalise=False, **TO), "unknown pooling 'last'; known: mean, cls, max"),
+    "a pooling mask of another shape": (lambda: ops.pool(ones(1, 2, 3), np.ones((1, 3), dtype=bool), kind="mean", normalise=False, **TO), "the mask must be of shape (1, 2), got (1, 3)"),
+    "a pooling mask of integers": (lambda: ops.pool(ones(1, 2, 3), np.ones((1, 2), dtype=np.int64), kind="mean", normalise=False, **TO), "the mask must hold booleans, True where a position takes part, got int64"),
+    "nothing to pool": (lambda: ops.pool(ones(2, 2, 3), np.array([[True, False], [False, False]]), kind="mean", normalise=False, **TO), "a sequence has no unmasked position to pool; leave empty texts out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_wrong_input_is_refused_in_one_line(name: str) -> None:
+    call, message = BAD[name]
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call()
+
+
+def test_what_the_bad_calls_change_was_right_before() -> None:
+    assert attend().shape == (1, 2, 4, 3)
+    assert see().tolist() == [[[True, True]]]
+
+
+def test_no_query_gives_no_output() -> None:
+    none = attend(q=ones(1, 0, 4, 3), mask=np.ones((1, 0, 5), dtype=bool))
+    assert none.shape == (1, 0, 4, 3)
+
+
+@pytest.mark.parametrize("leading", [(), (2,), (2, 3), (2, 3, 5)])
+def test_norms_linear_and_activations_take_any_leading_axes(leading: tuple[int, ...]) -> None:
+    x = ones(*leading, 4)
+    assert ops.linear(x, weight(6, 4), **TO).shape == (*leading, 6)
+    assert ops.rms_norm(x, ones(4), eps=1e-6, **TO).shape == x.shape
+    assert ops.layer_norm(x, ones(4), eps=1e-6, **TO).shape == x.shape
+    assert ops.activate(x, kind="silu", **TO).shape == x.shape
+
+
+def test_a_kernel_goes_first_and_may_decline() -> None:
+    class WithKernel(NumpyBackend):
+        def __init__(self, answer: Any) -> None:
+            self.kernels = {("linear", Dense): lambda *_, **__: answer}
+
+    x, w = ones(1, 2, 3), weight(4, 3)
+    to: dict[str, Any] = {"precision": TO["precision"]}
+    assert ops.linear(x, w, backend=WithKernel("the kernel's"), **to) == "the kernel's"
+    assert np.array_equal(ops.linear(x, w, backend=WithKernel(NotImplemented), **to), ops.linear(x, w, **TO))
