@@ -181,6 +181,7 @@ class KVCache:
         batch: how many sequences.
         capacity: slots to hold at most, allocated at once where no window is shorter; None grows as needed.
         rope_length: the length that length-dependent RoPE takes, for the cache's whole life.
+        limit: slots beyond which a growing cache would need another RoPE; None where RoPE has no end.
         backend: where keys and values lie.
         precision: the format in which they are kept: that of activations.
 
@@ -199,6 +200,7 @@ class KVCache:
         batch: int,
         capacity: int | None,
         rope_length: int,
+        limit: int | None = None,
         backend: Backend,
         precision: Precision,
     ) -> None:
@@ -207,6 +209,7 @@ class KVCache:
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         self.capacity = capacity
         self.rope_length = rope_length
+        self.limit = limit
         self.batch = batch
         self.length = 0
         self.counts: NDArray[np.int64] = np.zeros(batch, dtype=np.int64)
@@ -235,7 +238,7 @@ class KVCache:
 
         Raises:
             ValueError: another batch size.
-            ContextOverflowError: more slots than the capacity.
+            ContextOverflowError: more slots than the capacity or the limit.
         """
         if mask_bt.shape[0] != self.batch:
             raise ValueError(f"the cache holds {self.batch} sequences, got {mask_bt.shape[0]}; make another cache")
@@ -243,6 +246,10 @@ class KVCache:
         if self.capacity is not None and total > self.capacity:
             raise ContextOverflowError(
                 f"{total} tokens overflow the cache's capacity of {self.capacity}; make a cache of a larger capacity"
+            )
+        if self.limit is not None and total > self.limit:
+            raise ContextOverflowError(
+                f"beyond {self.limit} tokens this model's RoPE depends on the length; create the cache with capacity="
             )
         order: NDArray[np.int64] = self.counts[:, None] + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
         self._plans = {window: group.plan(order, mask_bt, self.counts) for window, group in self._groups.items()}
