@@ -181,10 +181,9 @@ class KVCache:
         batch: how many sequences.
         capacity: slots to hold at most, allocated at once where no window is shorter; None grows as needed.
         rope_length: the length that length-dependent RoPE takes, for the cache's whole life.
-        limit: slots beyond which a growing cache would need another RoPE; None where RoPE has no end.
+        limit: tokens of a sequence beyond which a growing cache would need another RoPE; None where RoPE has no end.
         backend: where keys and values lie.
         precision: the format in which they are kept: that of activations.
-        limit: the most tokens of one sequence that `rope_length` serves, where the cache grows; None for any number.
 
     Attributes:
         length: slots so far: the longest sequence, padding included.
@@ -204,14 +203,12 @@ class KVCache:
         limit: int | None = None,
         backend: Backend,
         precision: Precision,
-        limit: int | None = None,
     ) -> None:
         for name, value in (("batch", batch), ("capacity", capacity)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
         self.capacity = capacity
         self.rope_length = rope_length
-        self.limit = limit
         self.limit = limit
         self.batch = batch
         self.length = 0
@@ -250,15 +247,9 @@ class KVCache:
             raise ContextOverflowError(
                 f"{total} tokens overflow the cache's capacity of {self.capacity}; make a cache of a larger capacity"
             )
-        if self.limit is not None and total > self.limit:
+        if self.limit is not None and int((self.counts + mask_bt.sum(axis=1)).max()) > self.limit:
             raise ContextOverflowError(
                 f"beyond {self.limit} tokens this model's RoPE depends on the length; create the cache with capacity="
-            )
-        longest = int((self.counts + mask_bt.sum(axis=1)).max())
-        if self.limit is not None and longest > self.limit:
-            raise ContextOverflowError(
-                f"{longest} tokens overflow the {self.limit} for which this growing cache's RoPE was set; "
-                f"make a cache of that capacity, and RoPE is set for it from the first token on"
             )
         order: NDArray[np.int64] = self.counts[:, None] + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
         self._plans = {window: group.plan(order, mask_bt, self.counts) for window, group in self._groups.items()}
