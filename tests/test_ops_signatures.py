@@ -48,13 +48,13 @@ def signature(op: Callable[..., Any]) -> tuple[list[tuple[int, ...]], list[tuple
     assert match is not None, f"{op.__name__}: {line!r} is not a signature in axes"
 
     def shapes(text: str) -> list[tuple[int, ...]]:
-        return [tuple(size(axis) for axis in re.findall(r"[A-Z](?:/2)?", one)) for one in re.findall(r"\(.*?\)", text)]
+        return [tuple(size(axis) for axis in re.findall(r"[A-Z](?:/2)?|1", one)) for one in re.findall(r"\(.*?\)", text)]
 
     return shapes(match[1]), shapes(match[2])
 
 
 def size(axis: str) -> int:
-    return SIZES[axis[0]] // (2 if axis.endswith("/2") else 1)
+    return 1 if axis == "1" else SIZES[axis[0]] // (2 if axis.endswith("/2") else 1)
 
 
 def argument(op: Callable[..., Any], position: int, shape: tuple[int, ...]) -> Any:
