@@ -12,8 +12,9 @@ from exact import PI
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.numerics.bounds import ULPS, UNIT
-from lepton_ref.ops import Rope, attention_factor, frequencies
+from lepton_ref.ops import Rope, attention_factor, frequencies, rope_tables
 
 FACTORS_SHORT, FACTORS_LONG = (1.0, 1.5, 2.0, 3.5), (1.25, 4.0, 16.0, 64.0)
 
@@ -320,3 +321,14 @@ def test_transformers_proportional_is_a_factor_for_some_pairs_and_infinity_for_t
     want = frequencies(rope, length=1)
     assert (np.abs(got.numpy().astype(np.float64) - want) <= (math.log(1e6) + 4) * 2.0**-24 * want).all()
     assert scale == attention_factor(rope) == 1.0
+
+
+def test_each_sequence_may_have_frequencies_of_its_own() -> None:
+    """Two sequences of different lengths under a scaling that depends on the length: each turns as it would alone."""
+    rope, positions = ROPES["dynamic"], np.array([[5, 6, 7], [2998, 2999, 3000]])
+    own = np.stack([frequencies(rope, length=8), frequencies(rope, length=3001)])
+    assert not np.array_equal(own[0], own[1])
+    together = rope_tables(positions, own[:, None, :], factor=1.5, backend=NumpyBackend())
+    for b in range(2):
+        alone = rope_tables(positions[b : b + 1], own[b], factor=1.5, backend=NumpyBackend())
+        assert all(np.array_equal(whole[b : b + 1], one) for whole, one in zip(together, alone, strict=True))

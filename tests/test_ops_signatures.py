@@ -48,7 +48,9 @@ def signature(op: Callable[..., Any]) -> tuple[list[tuple[int, ...]], list[tuple
     assert match is not None, f"{op.__name__}: {line!r} is not a signature in axes"
 
     def shapes(text: str) -> list[tuple[int, ...]]:
-        return [tuple(size(axis) for axis in re.findall(r"[A-Z](?:/2)?|1", one)) for one in re.findall(r"\(.*?\)", text)]
+        return [
+            tuple(size(axis) for axis in re.findall(r"[A-Z](?:/2)?|1", one)) for one in re.findall(r"\(.*?\)", text)
+        ]
 
     return shapes(match[1]), shapes(match[2])
 
