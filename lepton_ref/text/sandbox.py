@@ -16,7 +16,7 @@ from typing import Any
 
 from lepton_ref.text.parts import library
 
-MAX_STEPS = 1_000_000
+MAX_STEPS = 200_000
 """Loop steps, calls and operators that one rendering may take."""
 MAX_LENGTH = 1 << 22
 """Characters of any one string, or entries of any one list, that a rendering may make; also the largest number that a
@@ -85,7 +85,8 @@ def _check_call(budget: Budget, function: Any, arguments: tuple[Any, ...], named
     """Bound what a call may make before it makes it."""
     budget.step()
     budget.arguments([*arguments, *named.values()])
-    owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+    inner = getattr(function, "__wrapped__", function)  # the sandbox wraps str.format
+    owner, name = getattr(inner, "__self__", None), getattr(inner, "__name__", "")
     if name in ("format", "format_map", "strftime_now"):
         _check_width(owner)
         for argument in arguments:
@@ -220,4 +221,8 @@ def _furnish(env: Any, budget: Budget, clock: Callable[[], datetime], undefined:
     env.filters["_joined"] = lambda pieces: env.concat(list(map(str, pieces)))
     env.globals.pop("lipsum")
     env.globals["raise_exception"] = raise_exception
-    env.globals["strftime_now"] = lambda form: clock().strftime(form)
+
+    def strftime_now(form: str) -> str:
+        return clock().strftime(form)
+
+    env.globals["strftime_now"] = strftime_now
