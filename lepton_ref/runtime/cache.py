@@ -125,9 +125,10 @@ class Group:
     def plan(self, order_bt: NDArray[np.int64], valid_bt: NDArray[np.bool_], counts_b: NDArray[np.int64]) -> Plan:
         """Where a run's tokens go. Makes room by dropping what no later query sees, or by growing up to the limit."""
         new = order_bt.shape[1]
-        if self.window is not None and self.stop + new > self.room:
-            self._pack(self._seen(self.order, self.valid, counts_b))
-        self._grow(self.stop + new)
+        if self.stop + new > self.room:
+            if self.window is not None:
+                self._pack(self._seen(self.order, self.valid, counts_b))
+            self._grow(self.stop + new)
         order = np.concatenate([self.order, order_bt], axis=1)
         valid = np.concatenate([self.valid, valid_bt], axis=1)
         packed = None
