@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from lepton_ref.models.reader import ConfigError, Reader, read_rope
+from lepton_ref.models.program import Program, Value
+from lepton_ref.models.reader import ConfigError, Reader
+from lepton_ref.models.rope_reader import read_gguf_rope, read_rope
 from lepton_ref.ops import Rope
 from lepton_ref.storage import Weight
 
@@ -67,29 +67,33 @@ def read_decoder(
     rms_norm_eps: float,
     max_position_embeddings: int,
     tie_word_embeddings: bool = False,
-    rope_theta: float = 10000.0,
+    activation: str = "hidden_act",
+    part: float | None = None,
 ) -> dict[str, Any]:
     """The common fields of a config.json as keywords of a `DecoderConfig`; the arguments are the family's defaults.
 
     transformers leaves out of a config.json what equals its default, so the defaults here are transformers' own.
+    `activation` is the field that names it, `part` how much of a head turns by default (see `read_rope`).
     """
     hidden = read.integer("hidden_size", hidden_size)
     heads = read.integer("num_attention_heads", num_attention_heads)
     width = read.integer("head_dim", head_dim if head_dim is not None else hidden // heads)
     positions = read.integer("max_position_embeddings", max_position_embeddings)
+    if num_key_value_heads is None or read.is_null("num_key_value_heads"):
+        num_key_value_heads = heads
     return {
         "vocab_size": read.integer("vocab_size", vocab_size),
         "hidden_size": hidden,
         "intermediate_size": read.integer("intermediate_size", intermediate_size),
         "num_hidden_layers": read.integer("num_hidden_layers", num_hidden_layers),
         "num_attention_heads": heads,
-        "num_key_value_heads": read.integer("num_key_value_heads", num_key_value_heads or heads),
+        "num_key_value_heads": read.integer("num_key_value_heads", num_key_value_heads),
         "head_dim": width,
-        "hidden_act": read.activation("hidden_act", hidden_act),
+        "hidden_act": read.activation(activation, hidden_act),
         "rms_norm_eps": read.number("rms_norm_eps", rms_norm_eps),
         "max_position_embeddings": positions,
         "tie_word_embeddings": read.flag("tie_word_embeddings", tie_word_embeddings),
-        "rope": read_rope(read, theta=rope_theta, width=width, max_positions=positions),
+        "rope": read_rope(read, width=width, max_positions=positions, part=part),
     }
 
 
@@ -101,6 +105,8 @@ def read_gguf_decoder(
     heads = read.integer("attention.head_count")
     width = read.integer("attention.key_length", hidden // heads)
     positions = read.integer("context_length")
+    read.only("attention.value_length", width, width)
+    read.only("attention.causal", True, True)
     if "token_embd.weight" not in tensors:
         raise ConfigError(f"{read.where}: tensor token_embd.weight is missing; the file holds no whole model")
     return {
@@ -119,23 +125,45 @@ def read_gguf_decoder(
     }
 
 
-def read_gguf_rope(
-    read: Reader, tensors: Mapping[str, Weight], *, width: int, max_positions: int, interleaved: bool
-) -> Rope:
-    """RoPE from a GGUF's metadata; factors of llama3's scaling stand in a tensor of their own."""
-    rotary = read.integer("rope.dimension_count", width)
-    kind = read.text("rope.scaling.type", "none")
-    kind = "default" if kind == "none" else kind
-    factors: tuple[float, ...] = ()
-    if "rope_freqs.weight" in tensors:
-        kind, factors = "proportional", tuple(np.asarray(tensors["rope_freqs.weight"].decode(), dtype=float).tolist())
-    return Rope(
-        theta=read.number("rope.freq_base", 10000.0),
-        width=rotary,
-        kind=kind,
-        factor=read.number("rope.scaling.factor", 1.0) or 1.0,
-        original_length=read.integer("rope.scaling.original_context_length", max_positions),
-        attention_factor=read.number("rope.scaling.attn_factor", None),
-        short_factors=factors,
-        interleaved=interleaved,
-    )
+def read_window(read: Reader, default: int | None) -> int | None:
+    """`sliding_window`: null is none, and absent is the family's default."""
+    window: int | None = read.integer("sliding_window", None if read.is_null("sliding_window") else default)
+    return window
+
+
+def read_windows(read: Reader, window: int | None, sliding: list[bool]) -> tuple[int | None, ...]:
+    """Each layer's window: from `layer_types` where the config has it, otherwise where `sliding` says so."""
+    types = read.raw("layer_types", None)
+    if types is not None:
+        names = {"sliding_attention": True, "full_attention": False}
+        if not isinstance(types, list) or len(types) != len(sliding) or not all(kind in [*names] for kind in types):
+            raise read.wrong("layer_types", types, f"{len(sliding)} times one of {', '.join(names)}")
+        sliding = [names[kind] for kind in types]
+    if window is None and any(sliding):
+        raise read.wrong("sliding_window", None, "an integer, because some layers slide")
+    return tuple(window if slides else None for slides in sliding)
+
+
+def no_gguf_window(read: Reader) -> None:
+    """Refuse a window in the GGUF of a family whose files have none; 0 says the same as its absence."""
+    read.only("attention.sliding_window", 0, 0)
+
+
+def read_cap(read: Reader, name: str, default: float | None) -> float | None:
+    """A soft cap: null is none, and absent is the family's default."""
+    cap: float | None = read.number(name, None if read.is_null(name) else default)
+    if cap == 0:
+        raise read.wrong(name, cap, "above 0, or null for none")
+    return cap
+
+
+def gated_mlp(b: Program, c: DecoderConfig, n: Value, *, bias: bool = False) -> Value:
+    """W_down·(activation(W_gate·n) · W_up·n)."""
+    gate = b.linear("mlp.gate", n, c.intermediate_size, bias=bias)
+    up = b.linear("mlp.up", n, c.intermediate_size, bias=bias)
+    return b.linear("mlp.down", b.gated("mlp", gate, up, c.hidden_act), c.hidden_size, bias=bias)
+
+
+def logits(p: Program, c: DecoderConfig, x: Value) -> Value:
+    """W_head·x, with the embedding for W_head where it is tied."""
+    return p.linear("head", x, c.vocab_size, tied_to="embed" if c.tie_word_embeddings else None)

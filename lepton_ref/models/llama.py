@@ -4,6 +4,8 @@ r"""Llama (Touvron et al. 2023; Llama 2 and 3), hence SmolLM2 and many more: the
     for each layer:  x ← x + Wₒ·attention(rope(W_q·n), rope(W_k·n), W_v·n)   with n = rmsnorm(x)
                      x ← x + W_down·(silu(W_gate·n) · W_up·n)                with n = rmsnorm(x)
     logits ← W_head·rmsnorm(x)
+
+GGUF files hold the rows of W_q and W_k in the order of interleaved RoPE.
 """
 
 from __future__ import annotations
@@ -100,7 +102,8 @@ SAFETENSORS = NameTable(
         "head": "lm_head",
     },
     prefix="model.",
-    ignored=(r"lm_head\.weight", r".*rotary_emb\.inv_freq"),
+    ignored=(r".*rotary_emb\.inv_freq",),
+    copies={"lm_head.weight": "embed.weight"},
 )
 
 

@@ -85,6 +85,7 @@ def bind(
     bound: dict[str, Weight] = {}
     used: set[str] = set()
     missing: list[str] = []
+    taken: dict[str, list[int]] = {}
     for weight, shape in program.weights.items():
         part, name = table.source(weight)
         name = table.found_as(name, tensors, bare=bare)
@@ -93,6 +94,13 @@ def bind(
             missing.append(name)
             continue
         bound[weight] = _fit(tensors[name], part, shape, config=config, where=f"{where}: {name}")
+        stored = tensors[name].shape[-1 if part.transpose else 0]
+        taken.setdefault(name, [stored]).append(shape[0])
+    for name, (stored, *parts) in taken.items():
+        if sum(parts) != stored:
+            shown = " + ".join(map(str, parts))
+            raise WeightsError(f"{where}: {name}: {stored} outputs, but the config needs {shown}")
+    tied = {weight for weight in bound if sum(weight in op.weights.values() for op in program.ops) > 1}
     ignored = re.compile("|".join(f"(?:{pattern})" for pattern in table.ignored) or r"(?!)")
     copies = [name for name in table.copies if name in tensors and name not in used]
     left = [name for name in tensors if name not in {*used, *copies} and not ignored.fullmatch(name)]
@@ -102,7 +110,7 @@ def bind(
     if left:
         raise WeightsError(f"{where}: {_listed(left)} left over: the config describes a model without")
     for name in copies:
-        if table.copies[name] in bound and not _equal(tensors[name], bound[table.copies[name]]):
+        if table.copies[name] in tied and not _equal(tensors[name], bound[table.copies[name]]):
             original = table.source(table.copies[name])[1]
             remedy = "where it is a head of its own, set tie_word_embeddings to false in config.json"
             raise WeightsError(f"{where}: tensor {name} differs from {original}, to which the config ties it; {remedy}")

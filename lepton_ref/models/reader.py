@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from lepton_ref.ops import Rope
-
 ACTIVATIONS: Mapping[str, str] = {
     "relu": "relu",
     "relu2": "relu2",
@@ -62,6 +60,10 @@ class Reader:
             raise ConfigError(f"{self.where}: {self.prefix}{name} is missing")
         return default
 
+    def is_null(self, name: str) -> bool:
+        """Whether the field is there and null, where that says something else than its absence."""
+        return self.prefix + name in self.fields and not self.has(name)
+
     def integer(self, name: str, default: Any = MISSING, *, minimum: int = 1) -> Any:
         """An integer not below the minimum, or the default as it is."""
         value = self.raw(name, default)
@@ -81,6 +83,14 @@ class Reader:
         if not math.isfinite(value) or (positive and value < 0):
             raise self.wrong(name, value, "a finite number that is not negative" if positive else "a finite number")
         return float(value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of finite numbers, none negative; absent is empty."""
+        values = self.raw(name, [])
+        if not isinstance(values, list):
+            raise self.wrong(name, values, "a list of numbers")
+        items = Reader({str(index): value for index, value in enumerate(values)}, where=f"{self.where}: {name}")
+        return tuple(items.number(index) for index in items.fields)
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
@@ -130,50 +140,3 @@ def read_label_count(read: Reader) -> int:
     if read.integer("num_labels", count) != count:
         raise read.wrong("num_labels", read.raw("num_labels"), f"{count}, the number of entries in id2label")
     return int(count)
-
-
-def read_rope(read: Reader, *, theta: float, width: int, max_positions: int, layer_type: str | None = None) -> Rope:
-    """RoPE from a config.json, in any of transformers' forms.
-
-    Since transformers 5 all of it stands in `rope_parameters`, one object or one for each layer type; before, in
-    `rope_theta` and `rope_scaling`.
-
-    Args:
-        read: the whole config.
-        theta: the family's base where the file is silent.
-        width: the rotary width R before `partial_rotary_factor`.
-        max_positions: `max_position_embeddings`.
-        layer_type: which of several objects, where the family has one for each type of layer.
-    """
-    section = read.section("rope_parameters" if read.has("rope_parameters") else "rope_scaling")
-    if layer_type is not None and layer_type in section.fields:
-        section = section.section(layer_type)
-    theta = section.number("rope_theta", read.number("rope_theta", theta))
-    kind = section.text("rope_type", section.text("type", "default"))
-    if kind == "su":
-        kind = "longrope"
-    original = section.integer(
-        "original_max_position_embeddings", read.integer("original_max_position_embeddings", max_positions)
-    )
-    if kind == "dynamic":
-        original = max_positions
-    factor = section.number("factor", max_positions / original if kind == "longrope" else 1.0)
-    if kind == "longrope" and read.has("original_max_position_embeddings"):
-        factor = max_positions / original  # what the family's own code takes where the config says both
-    return Rope(
-        theta=theta,
-        width=width,
-        kind=kind,
-        factor=factor,
-        original_length=original,
-        low_freq_factor=section.number("low_freq_factor", 1.0),
-        high_freq_factor=section.number("high_freq_factor", 4.0),
-        beta_fast=section.number("beta_fast", 32.0),
-        beta_slow=section.number("beta_slow", 1.0),
-        truncate=section.flag("truncate", True),
-        attention_factor=section.number("attention_factor", None),
-        mscale=section.number("mscale", None),
-        mscale_all_dim=section.number("mscale_all_dim", None),
-        short_factors=tuple(section.raw("short_factor", ())),
-        long_factors=tuple(section.raw("long_factor", ())),
-    )
