@@ -16,6 +16,7 @@ from encoder_oracle import ACTIVATIONS, Oracle, random_tensors, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from strict_backend import StrictBackend
 
 import lepton_ref
 from lepton_ref import Model
@@ -82,6 +83,15 @@ def test_goldens(name: str, precision: str) -> None:
     model = lepton_ref.load(case.folder, precision=precision)
     assert model.forward(case.expected["input_ids"]).dtype == model.precision.dtype
     assert worst(model, case) <= LIMITS[precision]
+
+
+@pytest.mark.parametrize("name", ["bert_classifier", "roberta_masked_lm", "distilbert"])
+def test_goldens_on_a_backend_that_allows_only_its_interface(name: str) -> None:
+    case = golden_cases.case(name)
+    model = lepton_ref.load(case.folder, backend=StrictBackend(), precision="float64")
+    assert worst(model, case) <= LIMITS["float64"]
+    rows = [[5, 6, 7], [8, 9]]
+    assert np.abs(model.embed(rows) - lepton_ref.load(case.folder, precision="float64").embed(rows)).max() <= 1e-9
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "pooler_output" in golden_cases.case(name).expected])

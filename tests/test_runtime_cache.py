@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from strict_backend import StrictBackend
 
 from lepton_ref import registry
+from lepton_ref.interface import Backend
 from lepton_ref.models.inputs import ContextOverflowError
 from lepton_ref.models.program import KeyValueLayer
 from lepton_ref.numerics import get_precision
@@ -21,6 +23,7 @@ from lepton_ref.ops import attention_mask
 from lepton_ref.runtime import cache as module
 from lepton_ref.runtime.cache import FIRST_ROOM, Group, KVCache, LayerStore
 
+NUMPY = registry.get("numpy")
 HEADS, WIDTH = 2, 3
 BYTES_A_SLOT = 2 * HEADS * WIDTH * 4  # keys and values, float32
 
@@ -30,8 +33,8 @@ def layers(*windows: int | None) -> tuple[KeyValueLayer, ...]:
 
 
 def new_cache(windows: tuple[int | None, ...], batch: int = 1, capacity: int | None = None, **more: Any) -> KVCache:
-    how = {"backend": registry.get("numpy"), "precision": get_precision("reference")}
-    return KVCache(layers(*windows), batch=batch, capacity=capacity, rope_length=99, **how, **more)
+    how = {"backend": NUMPY, "precision": get_precision("reference"), **more}
+    return KVCache(layers(*windows), batch=batch, capacity=capacity, rope_length=99, **how)
 
 
 @dataclass
@@ -60,9 +63,16 @@ class Run:
     fails_after: int | None = None
 
 
-def play(windows: tuple[int | None, ...], batch: int, runs: list[Run], capacity: int | None = None) -> KVCache:
+def play(
+    windows: tuple[int | None, ...],
+    batch: int,
+    runs: list[Run],
+    *,
+    capacity: int | None = None,
+    backend: Backend = NUMPY,
+) -> None:
     """Run after run, each layer's answer compared with what every query must see, bit for bit."""
-    cache = new_cache(windows, batch, capacity)
+    cache = new_cache(windows, batch, capacity, backend=backend)
     truth = Everything(windows, batch)
     numbers = itertools.count(1)
     asked = 0
@@ -74,7 +84,8 @@ def play(windows: tuple[int | None, ...], batch: int, runs: list[Run], capacity:
         for layer in range(len(windows) if run.fails_after is None else run.fails_after):
             k = next(numbers) + np.arange(batch * t * HEADS * WIDTH).reshape(batch, t, HEADS, WIDTH) / np.float32(1024)
             k = k.astype(np.float32)
-            keys, values, key_order, valid = cache.extend(layer, k, -k)
+            *found, key_order, valid = cache.extend(layer, backend.from_numpy(k), backend.from_numpy(-k))
+            keys, values = (backend.to_numpy(array) for array in found)
             np.testing.assert_array_equal(keys[valid], -values[valid])
             fresh.append([[k[b, at] for at in range(t) if run.mask[b, at]] for b in range(batch)])
             seen = attention_mask(order, key_order, valid, causal=True, window=windows[layer])
@@ -92,7 +103,6 @@ def play(windows: tuple[int | None, ...], batch: int, runs: list[Run], capacity:
             for layer, b in itertools.product(range(len(windows)), range(batch)):
                 truth.keys[layer][b] += fresh[layer][b]
             assert cache.counts.tolist() == [len(row) for row in truth.keys[0]]
-    return cache
 
 
 def check_bytes(cache: KVCache, windows: tuple[int | None, ...], batch: int, asked: int) -> None:
@@ -125,6 +135,12 @@ def script(seed: int) -> tuple[tuple[int | None, ...], int, list[Run]]:
 def test_every_query_sees_what_it_must(seed: int, limited: bool) -> None:
     windows, batch, runs = script(seed)
     play(windows, batch, runs, capacity=100 if limited else None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_keeps_to_the_backend_s_interface(seed: int) -> None:
+    windows, batch, runs = script(seed)
+    play(windows, batch, runs, backend=StrictBackend())
 
 
 BUGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -346,7 +362,7 @@ def test_it_says_what_it_holds() -> None:
 
 
 def test_float64_keys_stay_float64() -> None:
-    how = {"backend": registry.get("numpy"), "precision": get_precision("float64")}
+    how = {"backend": NUMPY, "precision": get_precision("float64")}
     cache = KVCache(layers(None), batch=1, capacity=None, rope_length=1, **how)
     cache.begin(np.ones((1, 1), dtype=np.bool_))
     third = np.full((1, 1, HEADS, WIDTH), 1 / 3)

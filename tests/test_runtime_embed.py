@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,16 +123,21 @@ def test_a_model_with_a_head_embeds_its_hidden_states(head: str, tmp_path: Path)
             model.embed(ROWS, pooling="pooler")
 
 
+@cache
+def tiny() -> lepton_ref.Model:
+    return lepton_ref.load(GOLDEN / "tiny" / "distilbert", precision="float64")
+
+
 @given(st.lists(st.lists(st.integers(0, 18), min_size=1, max_size=9), min_size=1, max_size=9), st.integers(1, 5))
 def test_order_and_batches_do_not_matter(rows: list[list[int]], batch_size: int) -> None:
-    model = lepton_ref.load(GOLDEN / "tiny" / "distilbert", precision="float64")
+    model = tiny()
     got = model.embed(rows, batch_size=batch_size)
     alone = np.concatenate([model.embed([row]) for row in rows])
     assert np.abs(got - alone).max() <= 1e-12 * np.abs(alone).max()
 
 
 def test_a_wrong_order_would_be_seen() -> None:
-    model = lepton_ref.load(GOLDEN / "tiny" / "distilbert", precision="float64")
+    model = tiny()
     by_length = sorted(ROWS, key=len)
     assert np.abs(model.embed(ROWS) - model.embed(by_length)).max() > 1e-2
 
