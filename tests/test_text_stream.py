@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,6 +79,32 @@ def test_bytes_that_are_no_character_become_one_mark_each_and_spoil_nothing_else
     # E2 82 AC is €; FF is no UTF-8; E2 82 is a character cut short: one U+FFFD for each.
     assert tokenizer.decode(ids) == "€\ufffda\ufffd"
     assert streamed(tokenizer, ids, skip_special=True) == ["", "", "€", "\ufffd", "a", "", "", "\ufffd"]
+
+
+def test_a_metaspace_decoder_is_followed_and_one_that_looks_ahead_is_refused(tmp_path: Path) -> None:
+    import tokenizers as library
+
+    names = ["<unk>", "▁", "▁ab", "ab", "c"]
+    backend = library.Tokenizer(library.models.Unigram([(name, -1.0) for name in names], 0))
+    backend.pre_tokenizer, backend.decoder = library.pre_tokenizers.Metaspace(), library.decoders.Metaspace()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    for ids in ([2, 3, 2, 4], [1, 1, 4], [3, 2], [4]):
+        assert tokenizer.decode(ids, skip_special=False) == backend.decode(ids)
+        assert "".join(streamed(tokenizer, ids, skip_special=False)) == backend.decode(ids)
+    backend.decoder = library.decoders.BPEDecoder()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ValueError, match=r"decoder BPEDecoder: .*not supported"):
+        Tokenizer.from_folder(tmp_path).decode([2, 3])
+
+
+def test_an_id_without_a_token_has_no_text(tmp_path: Path) -> None:
+    import tokenizers as library
+
+    backend = library.Tokenizer(library.models.WordLevel({"a": 0, "b": 2}, "a"))
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.from_folder(tmp_path)
+    assert (tokenizer.vocab_size, tokenizer.token(1), tokenizer.decode([1, 0, 1, 2, 1])) == (3, "", "a b")
 
 
 def test_the_space_put_in_front_is_dropped_once_and_only_in_front(tokenizers: dict[str, Tokenizer]) -> None:

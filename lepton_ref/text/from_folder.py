@@ -221,8 +221,9 @@ def _assemble(backend: Any, settings: Settings, kind: str) -> Parts:
         stated = id_list(settings.model.get("bos_token_id"), f"{settings.folder / 'config.json'}: bos_token_id")
         bos = stated[0] if len(stated) > 0 else None
     piece_kind, strip = _piece_kind(backend)
+    spelling = {"byte-level": "byte-level ", "sentencepiece": "SentencePiece ", "library": ""}[piece_kind]
     return Parts(
-        backend=backend, kind=kind, vocab_size=size, bos_id=bos, eos_id=eos, pad_id=pad,
+        backend=backend, kind=spelling + kind, vocab_size=size, bos_id=bos, eos_id=eos, pad_id=pad,
         unk_id=ids.get("unk_token"), stop_ids=frozenset(stop),
         control_ids=frozenset(special - {ids.get("unk_token")}), skip_ids=frozenset(special),
         piece_kind=piece_kind, strip_space=strip, special_tokens=settings.special,

@@ -9,7 +9,9 @@ def merges_from_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
     """Every way to make a normal piece out of two normal pieces, the highest score first.
 
     SentencePiece merges the adjacent pair whose joined piece has the highest score, the leftmost first. As a list of
-    merges that is each two-part split of each piece, ordered by the score of the whole, ties by id. Control, unknown,
+    merges that is each two-part split of each piece, ordered by the score of the whole, ties by id. The order among the
+    splits of one piece does not matter: while a piece forms, no merge crosses its ends, so what happens inside is what
+    would happen to the piece alone, and one split of it is the only one that ever comes up. Control, unknown,
     user-defined, unused and byte pieces take no part: text can never be merged into them (SentencePiece keeps them
     apart as well; llama.cpp looks the joined text up among all tokens, so there `<eos>` may arise from plain text).
     """

@@ -53,6 +53,8 @@ class Pieces:
 
     def _library_piece(self, token: str, first: bool) -> bytes:
         decode: Any = self._parts.backend.decoder
+        if type(decode).__name__ in ("BPEDecoder", "CTC"):
+            raise ValueError(f"decoder {type(decode).__name__}: a token's text hangs on the next one: not supported")
         if decode is None:
             return token.encode("utf-8") if first else (" " + token).encode("utf-8")
         if first:
@@ -60,11 +62,14 @@ class Pieces:
         anchor = str(decode.decode(["a"]))
         return str(decode.decode(["a", token]))[len(anchor) :].encode("utf-8")
 
+    def is_hole(self, index: int) -> bool:
+        """Whether no token has this id, although some token has a larger one."""
+        return self._parts.backend.id_to_token(index) is None
+
     def bytes_of(self, index: int, *, first: bool) -> bytes:
         """The bytes that this id stands for; `first` where no text came before it."""
         if (index, first) not in self._cache:
-            token = self._parts.backend.id_to_token(index)
-            self._cache[index, first] = b"" if token is None else self._make(token, first)
+            self._cache[index, first] = self._make(self._parts.backend.id_to_token(index), first)
         return self._cache[index, first]
 
     def strip(self, data: bytes) -> bytes:
@@ -91,10 +96,10 @@ class TextStream:
         if self._done:
             raise RuntimeError("push after finish: start a new stream with Tokenizer.stream()")
         index = self._check(index)
-        if index in self._skip:
+        if index in self._skip or self._pieces.is_hole(index):
             return ""
         data = self._pieces.bytes_of(index, first=self._first)
-        if self._first and data != b"":
+        if self._first:
             data, self._first = self._pieces.strip(data), False
         return self._utf8.decode(data)
 

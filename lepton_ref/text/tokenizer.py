@@ -130,8 +130,9 @@ class Tokenizer:
         return TextStream(self._pieces, self._check_id, self._parts.skip_ids if skip_special else frozenset())
 
     def token(self, index: int) -> str:
-        """The token of this id, in the vocabulary's own spelling."""
-        return str(self._parts.backend.id_to_token(self._check_id(index)))
+        """The token of this id, in the vocabulary's own spelling; empty where the id has none."""
+        token = self._parts.backend.id_to_token(self._check_id(index))
+        return "" if token is None else str(token)
 
     def id_of(self, token: str) -> int | None:
         """The id of a token in the vocabulary's own spelling, None where there is none."""
