@@ -51,6 +51,11 @@ class DecoderConfig:
                 f"num_attention_heads is {self.num_attention_heads}, but must be a multiple of "
                 f"num_key_value_heads, which is {self.num_key_value_heads}"
             )
+        if self.head_dim < 1:
+            raise ConfigError(
+                f"hidden_size is {self.hidden_size}, but must not be below num_attention_heads, "
+                f"which is {self.num_attention_heads}"
+            )
 
 
 def read_decoder(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,9 +75,23 @@ class NameTable:
 
 
 def bind(
-    program: Program, table: NameTable, tensors: Mapping[str, Weight], *, config: object, where: str
+    program: Program,
+    table: NameTable,
+    tensors: Mapping[str, Weight],
+    *,
+    others: Iterable[str] = (),
+    config: object,
+    where: str,
 ) -> dict[str, Weight]:
     """A program's weights out of a file's tensors.
+
+    Args:
+        program: the op list.
+        table: the family's names.
+        tensors: the file's weights.
+        others: the names of the file's tensors that are no weights: as little may be left over.
+        config: what the program was made from.
+        where: the file, for messages.
 
     Raises:
         WeightsError: a tensor missing, left over, or of another shape; the message names each, up to five.
@@ -100,17 +115,18 @@ def bind(
         if sum(parts) != stored:
             shown = " + ".join(map(str, parts))
             raise WeightsError(f"{where}: {name}: {stored} outputs, but the config needs {shown}")
-    tied = {weight for weight in bound if sum(weight in op.weights.values() for op in program.ops) > 1}
+    uses = Counter(weight for op in program.ops for weight in op.weights.values())
     ignored = re.compile("|".join(f"(?:{pattern})" for pattern in table.ignored) or r"(?!)")
     copies = [name for name in table.copies if name in tensors and name not in used]
-    left = [name for name in tensors if name not in {*used, *copies} and not ignored.fullmatch(name)]
+    known = {*used, *copies}
+    left = [name for name in (*tensors, *others) if name not in known and not ignored.fullmatch(name)]
     if missing:
         remedy = "the file is incomplete, or the config is another model's"
         raise WeightsError(f"{where}: {_listed(missing)} missing; {remedy}")
     if left:
         raise WeightsError(f"{where}: {_listed(left)} left over: the config describes a model without")
     for name in copies:
-        if table.copies[name] in tied and not _equal(tensors[name], bound[table.copies[name]]):
+        if uses[table.copies[name]] > 1 and not _equal(tensors[name], bound[table.copies[name]]):
             original = table.source(table.copies[name])[1]
             remedy = "where it is a head of its own, set tie_word_embeddings to false in config.json"
             raise WeightsError(f"{where}: tensor {name} differs from {original}, to which the config ties it; {remedy}")
@@ -123,6 +139,8 @@ def _fit(tensor: Weight, part: Part, shape: tuple[int, ...], *, config: object, 
             raise WeightsError(f"{where}: stored (in, out) as {tensor.format}; only dense tensors can be transposed")
         tensor = Dense(tensor.array.T, format=tensor.format)
     if part.rows is not None:
+        if shape[0] > tensor.shape[0]:  # before numbers are made for so many rows
+            raise WeightsError(f"{where}: shape is {tensor.shape}, but the config needs {shape[0]} rows of it")
         rows = part.rows(config)
         if len(rows) and (rows.max() >= tensor.shape[0] or tensor.shape[1:] != shape[1:]):
             raise WeightsError(f"{where}: shape {tensor.shape} does not hold the rows of {shape} that the config needs")

@@ -67,15 +67,17 @@ class Program:
         ops: the records, in order.
         weights: each weight's name → its shape.
         prefix: put before the names of what follows; see `at`.
+        names: the ops' names.
     """
 
     ops: list[Op] = field(default_factory=list)
     weights: dict[str, tuple[int, ...]] = field(default_factory=dict)
     prefix: str = ""
+    names: set[str] = field(default_factory=set)
 
     def at(self, name: str) -> Program:
         """The same list, with `name.` before the names of what is appended through it."""
-        return Program(self.ops, self.weights, f"{self.prefix}{name}.")
+        return Program(self.ops, self.weights, f"{self.prefix}{name}.", self.names)
 
     @property
     def output(self) -> str:
@@ -170,13 +172,14 @@ class Program:
         **options: Any,
     ) -> Value:
         full = self.prefix + name
-        if any(op.name == full for op in self.ops):
+        if full in self.names:
             raise ValueError(f"two ops are named {full!r}; names are what traces and weights go by")
         roles = {role: tied.get(role, f"{full}.{SUFFIX[role]}") for role in shapes}
         for role, weight in roles.items():
             known = self.weights.setdefault(weight, shapes[role])
             if known != shapes[role]:
                 raise ValueError(f"weight {weight!r} is {known} and cannot serve {full!r} as {shapes[role]}")
+        self.names.add(full)
         names = tuple(value.name for value in inputs)
         self.ops.append(Op(kind, full, names, MappingProxyType(roles), MappingProxyType(options), width))
         return Value(full, width)

@@ -26,6 +26,9 @@ ACTIVATIONS: Mapping[str, str] = {
 }
 """transformers' name of an activation → ours."""
 
+LARGEST = (1 << 63) - 1
+"""The largest integer of a file that is taken for a size: what an array's axis can be."""
+
 MISSING = object()
 
 
@@ -57,7 +60,7 @@ class Reader:
         if value is not None:
             return value
         if default is MISSING:
-            raise ConfigError(f"{self.where}: {self.prefix}{name} is missing")
+            raise ConfigError(f"{self.where}: {self.prefix}{name} is missing; add it, or fetch the file again")
         return default
 
     def is_null(self, name: str) -> bool:
@@ -71,6 +74,8 @@ class Reader:
             return default
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
             raise self.wrong(name, value, f"an integer not below {minimum}")
+        if value > LARGEST:
+            raise self.wrong(name, value, f"at most {LARGEST}")
         return int(value)
 
     def number(self, name: str, default: Any = MISSING, *, positive: bool = True) -> Any:
@@ -80,9 +85,13 @@ class Reader:
             return default
         if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
             raise self.wrong(name, value, "a number")
-        if not math.isfinite(value) or (positive and value < 0):
+        try:
+            number = float(value)
+        except OverflowError:  # an integer of more than 308 digits
+            number = math.inf
+        if not math.isfinite(number) or (positive and number < 0):
             raise self.wrong(name, value, "a finite number that is not negative" if positive else "a finite number")
-        return float(value)
+        return number
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """A list of finite numbers, none negative; absent is empty."""
@@ -116,7 +125,7 @@ class Reader:
     def only(self, name: str, allowed: Any, default: Any) -> None:
         """Refuse by name a setting under which the model would compute something that is not written here."""
         value = self.raw(name, default)
-        if value != allowed:
+        if isinstance(value, np.ndarray) or value != allowed:
             raise self.wrong(name, value, f"{allowed!r}, the only setting supported")
 
     def section(self, name: str) -> Reader:
@@ -128,7 +137,7 @@ class Reader:
 
     def wrong(self, name: str, value: Any, wanted: str) -> ConfigError:
         """The error of a field that is not what it must be."""
-        shown = repr(value)
+        shown = " ".join(repr(value).split())  # an array's takes several lines
         shown = shown if len(shown) <= 80 else f"{shown[:77]}..."
         return ConfigError(f"{self.where}: {self.prefix}{name} is {shown}, but must be {wanted}")
 

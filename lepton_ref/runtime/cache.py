@@ -10,6 +10,7 @@ A run appends behind what is in use, and what it appended counts from `commit` o
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,6 +186,7 @@ class KVCache:
         limit: tokens of a sequence beyond which a growing cache would need another RoPE; None where RoPE has no end.
         backend: where keys and values lie.
         precision: the format in which they are kept: that of activations.
+        owner: the model whose keys and values these are, which takes no cache but its own.
 
     Attributes:
         length: slots so far: the longest sequence, padding included.
@@ -204,6 +206,7 @@ class KVCache:
         limit: int | None = None,
         backend: Backend,
         precision: Precision,
+        owner: weakref.ReferenceType[object] | None = None,
     ) -> None:
         for name, value in (("batch", batch), ("capacity", capacity)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
@@ -211,6 +214,7 @@ class KVCache:
         self.capacity = capacity
         self.rope_length = rope_length
         self.limit = limit
+        self.owner = owner
         self.batch = batch
         self.length = 0
         self.counts: NDArray[np.int64] = np.zeros(batch, dtype=np.int64)

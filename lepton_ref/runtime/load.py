@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lepton_ref import registry
-from lepton_ref.files import read_folder, read_gguf
+from lepton_ref.files import FileFormatError, read_folder, read_gguf
 from lepton_ref.interface import Backend
 from lepton_ref.models import FAMILIES, GGUF_FAMILIES, Family
 from lepton_ref.models.names import bind
-from lepton_ref.models.reader import ConfigError, Reader
+from lepton_ref.models.reader import Reader
 from lepton_ref.numerics import Precision, get_precision
 from lepton_ref.runtime.memory import keep
 from lepton_ref.runtime.model import Model
 from lepton_ref.runtime.parts import Parts
+from lepton_ref.runtime.plausible import naming, require_plausible
 
 
 def load(
@@ -42,6 +44,8 @@ def load(
         ConfigError: a family or a setting that is not supported, or a config that contradicts itself.
         WeightsError: a tensor missing, left over, or of the wrong shape.
         ValueError: an unknown backend, precision or choice.
+        TypeError: threads that is no integer, or a backend that does not keep the interface.
+        ImportError: threads is given and threadpoolctl is absent, or the backend's own library is.
     """
     chosen = registry.get(backend)
     how = get_precision(precision)
@@ -49,45 +53,56 @@ def load(
     if not where.exists():
         raise FileNotFoundError(f"{where}: no such file or folder; give a folder with config.json or a .gguf file")
     parts = _from_folder(where) if where.is_dir() else _from_gguf(where)
-    matrices = {name: weight for name, weight in parts.weights.items() if len(weight.shape) == 2}
     used = dict.fromkeys(op.weights["w"] for op in parts.program.ops if op.kind == "linear")
-    kept = keep({name: matrices[name] for name in used}, keep_decoded, backend=chosen)
-    parts = Parts(**{**vars(parts), "weights": {**parts.weights, **kept}})
+    kept = keep({name: parts.weights[name] for name in used}, keep_decoded, backend=chosen)
+    parts = replace(parts, weights={**parts.weights, **kept})
     return Model(parts, backend=chosen, precision=how, threads=threads)
 
 
 def _from_folder(path: Path) -> Parts:
     checkpoint = read_folder(path)
+    file = checkpoint.tensors
     fields = Reader(checkpoint.config, where=str(path / "config.json"))
     family = FAMILIES.get(fields.text("model_type"))
     if family is None:
         raise fields.wrong("model_type", fields.text("model_type"), f"one of {', '.join(FAMILIES)}")
     architecture = _architecture(fields, family)
-    config = family.read(fields)
+    require_plausible(fields, file.tensors)
+    with naming(fields.where):
+        config = family.read(fields)
     head = family.architectures[architecture]
     program = family.program(config, head)
-    weights = bind(program, family.names, checkpoint.tensors.tensors, config=config, where=str(path))
-    return Parts(path, architecture, head, config, program, weights, checkpoint.tensors, checkpoint.config)
+    weights = bind(
+        program, family.names, file.tensors, others=[*file.integers, *file.refused], config=config, where=str(path)
+    )
+    return Parts(path, architecture, head, config, program, weights, file, checkpoint.config)
 
 
 def _architecture(fields: Reader, family: Family) -> str:
-    listed: Any = fields.raw("architectures")
+    listed: Any = fields.raw("architectures", None)
     if not isinstance(listed, list) or len(listed) != 1 or not isinstance(listed[0], str):
-        raise fields.wrong("architectures", listed, "a list of one class name")
+        raise fields.wrong("architectures", listed, f"a list of one of {', '.join(family.architectures)}")
     if listed[0] not in family.architectures:
         raise fields.wrong("architectures", listed[0], f"one of {', '.join(family.architectures)}")
     return listed[0]
 
 
 def _from_gguf(path: Path) -> Parts:
+    if path.suffix in (".safetensors", ".json"):
+        remedy = "give the folder that holds config.json beside it"
+        raise FileFormatError(path, "path", f"is one file of a model ({path.suffix})", remedy)
     file = read_gguf(path)
     name = file.metadata.get("general.architecture")
     family = GGUF_FAMILIES.get(name) if isinstance(name, str) else None
     if family is None or family.gguf is None:
-        raise ConfigError(f"{path}: general.architecture is {name!r}, but must be one of {', '.join(GGUF_FAMILIES)}")
+        raise Reader(file.metadata, where=str(path)).wrong(
+            "general.architecture", name, f"one of {', '.join(GGUF_FAMILIES)}"
+        )
     fields = Reader(file.metadata, where=str(path), prefix=f"{name}.")
-    config = family.gguf.read(fields, file.tensors)
+    require_plausible(fields, file.tensors)
+    with naming(fields.where):
+        config = family.gguf.read(fields, file.tensors)
     head = "causal_lm" if "causal_lm" in family.architectures.values() else "base"
     program = family.program(config, head)
-    weights = bind(program, family.gguf.names, file.tensors, config=config, where=str(path))
+    weights = bind(program, family.gguf.names, file.tensors, others=[*file.integers], config=config, where=str(path))
     return Parts(path, family.gguf.architecture, head, config, program, weights, file, file.metadata)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from lepton_ref.numerics import Precision
 from lepton_ref.runtime import save, show
 from lepton_ref.runtime.cache import KVCache
 from lepton_ref.runtime.parts import Parts
-from lepton_ref.runtime.threads import limited
+from lepton_ref.runtime.threads import ThreadLimit
 
 if TYPE_CHECKING:
     import os
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
     from lepton_ref.audit.trace import Trace
     from lepton_ref.text import Tokenizer
+
+INPUTS = ("attention_mask", "position_ids", "token_type_ids", "cache", "last_only")
+"""The arguments of `forward` beside input_ids."""
+
+OTHER_INPUTS = ("decoder_input_ids", "encoder_hidden_states", "input_features", "inputs_embeds", "pixel_values")
+"""What models of other kinds read, by the names transformers gives them: refused, except where it is None."""
 
 
 class Model:
@@ -34,6 +41,7 @@ class Model:
         self.backend = backend
         self.precision = precision
         self.threads = threads
+        self._limit = ThreadLimit(threads)
 
     @property
     def config(self) -> Any:
@@ -104,8 +112,9 @@ class Model:
             float32, or float64 under precision "float64". Outputs at padding are zero.
 
         Raises:
-            ValueError: ids outside the vocabulary, shapes that disagree, or an input that the model does not take.
-            TypeError: ids that are not integers.
+            ValueError: ids outside the vocabulary, shapes that disagree, an input that the model does not take, or the
+                cache of another model.
+            TypeError: ids that are not integers, or an argument of an unknown name.
             ContextOverflowError: more tokens than the cache or the model's learned positions have room for.
         """
         given = {
@@ -142,20 +151,38 @@ class Model:
         cache: KVCache | None = inputs.get("cache")
         known = {name: inputs.pop(name, None) for name in ("attention_mask", "position_ids", "token_type_ids", "cache")}
         last_only = bool(inputs.pop("last_only", False))
-        for name, value in inputs.items():
-            if value is not None:
-                raise ValueError(f"{self.parts.architecture} takes no {name}; it reads input_ids")
+        self._refuse(inputs)
         if input_ids is None:
             raise ValueError("input_ids is missing; give integers of shape (B, T)")
-        if cache is not None and not self.is_causal:
-            raise ValueError(f"{self.parts.architecture} sees both ways and keeps no cache; leave cache out")
+        if cache is not None:
+            self._require_own(cache)
         batch = make_batch(self.program, self.config, input_ids, last_only=last_only, **known)
         run = Run(self.parts.weights, self._vectors, batch, cache, self.backend, self.precision)
-        with limited(self.threads):
+        with self._limit:
             output = self.backend.to_numpy(execute(run, self.program, watch=watch))
         if cache is not None:
             cache.commit()
         return self._finished(output, batch)
+
+    def _refuse(self, others: dict[str, Any]) -> None:
+        for name, value in others.items():
+            if name not in OTHER_INPUTS:
+                raise TypeError(f"forward takes no argument {name!r}; it takes input_ids, {', '.join(INPUTS)}")
+            if value is not None:
+                raise ValueError(f"{self.parts.architecture} takes no {name}; it reads input_ids")
+
+    def _require_own(self, cache: KVCache) -> None:
+        if not self.is_causal:
+            raise ValueError(f"{self.parts.architecture} sees both ways and keeps no cache; leave cache out")
+        if not isinstance(cache, KVCache):
+            raise TypeError(
+                f"cache must be a KVCache, got {type(cache).__name__}; make one with this model's new_cache()"
+            )
+        if cache.owner is None or cache.owner() is not self:
+            raise ValueError(
+                f"the cache was made by another model than this {self.parts.architecture} on backend "
+                f"{self.backend.name!r} under precision {self.precision.name!r}; make one with this model's new_cache()"
+            )
 
     def _finished(self, output: HostArray, batch: Batch) -> HostArray:
         kept = batch.mask
@@ -163,7 +190,9 @@ class Model:
             output, kept = output[:, 0], np.any(kept, axis=1)
         elif batch.last_only:
             kept = np.any(kept, axis=1, keepdims=True)
-        return output if kept.all() else np.where(kept[..., None], output, output.dtype.type(0))
+        if not kept.all():
+            return np.where(kept[..., None], output, output.dtype.type(0))
+        return output if output.flags.writeable else output.copy()
 
     def embed(
         self,
@@ -199,5 +228,5 @@ class Model:
         limit = min(limits) if limits and capacity is None else None
         return KVCache(
             self.program.caches(), batch=batch, capacity=capacity, rope_length=capacity or limit or 1, limit=limit,
-            backend=self.backend, precision=self.precision,
+            backend=self.backend, precision=self.precision, owner=weakref.ref(self),
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,6 +36,7 @@ class Kept(Weight):
         self.shape = base.shape
         self.nbytes = base.nbytes
         self._decoded: Array | None = None
+        self._lock = threading.Lock()  # two threads that use it first at the same time decode it once
 
     def rows(self, start: int, stop: int, /) -> HostArray:
         """`(stop - start, ...)` decoded along the first axis."""
@@ -52,11 +54,16 @@ class Kept(Weight):
         """
         if backend is not self.backend:
             raise ValueError(f"this weight is kept on backend {self.backend.name!r}, not on {backend.name!r}")
+        with self._lock:
+            values = self._values()
+        yield 0, self.shape[0], values
+
+    def _values(self) -> Array:
         if self._decoded is None:
             step = max(1, PANEL_BYTES * self.shape[0] // max(1, self._room.nbytes))
             for start in range(0, self.shape[0], step):
                 stop = min(start + step, self.shape[0])
                 with np.errstate(invalid="ignore"):  # a signalling NaN is a value too
                     self._room[start:stop] = self.base.rows(start, stop)
-            self._decoded = backend.from_numpy(self._room)
-        yield 0, self.shape[0], self._decoded
+            self._decoded = self.backend.from_numpy(self._room)
+        return self._decoded
