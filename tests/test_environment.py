@@ -114,6 +114,14 @@ def test_a_broken_environment_is_made_anew(environment: ModuleType, steps: Recor
     assert steps.steps == ["create", "install dev", "create", "install dev"]
 
 
+def test_a_purpose_that_is_no_more_is_forgotten(environment: ModuleType, steps: Recorder) -> None:
+    environment.prepare("dev")
+    record = environment.ROOT / ".venv" / "ready.json"
+    record.write_text(record.read_text().replace('["dev"]', '["dev", "of another age"]'))
+    environment.prepare("demo")
+    assert steps.steps == ["create", "install dev", "install demo dev"]
+
+
 def test_a_checkout_that_moved_is_another_state(environment: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     here = environment.fingerprint()
     moved = environment.ROOT / "moved"
