@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +16,47 @@ from lepton_ref.storage.kept import Kept
 SHARE = 0.5
 """The share of the available memory that "auto" may fill with decoded weights."""
 
-KEEP = ("auto", True, False)
 
+def available_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that can be had without swapping, in bytes, or None where the system does not say.
 
-def available_bytes() -> int | None:
-    """Memory that can be had without swapping, in bytes, or None where the system does not say."""
+    Args:
+        root: where proc/meminfo and sys/fs/cgroup are looked for.
+    """
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))) * 1024
-        return min(free, _control_group_room() or free)
-    except (OSError, StopIteration, ValueError):
-        pass
+        free = _field(root / "proc/meminfo", "MemAvailable:") * 1024
+    except (OSError, ValueError):
+        return _free_pages()
+    room = _control_group_room(root / "sys/fs/cgroup")
+    return free if room is None else min(free, room)
+
+
+def _field(path: Path, name: str) -> int:
+    """The number behind a name in a file of such lines; ValueError without one."""
+    found = (line.split() for line in path.read_text(encoding="ascii").splitlines())
+    for words in found:
+        if len(words) > 1 and words[0] == name:
+            return int(words[1])
+    raise ValueError(f"{path} has no {name}")
+
+
+def _free_pages() -> int | None:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
 
 
-def _control_group_room() -> int | None:
-    """What a container's limit leaves, or None without one."""
-    group = Path("/sys/fs/cgroup")
+def _control_group_room(group: Path) -> int | None:
+    """What a container's limit leaves, or None without one. Its pages of files that it can drop count as free."""
     try:
         limit = int((group / "memory.max").read_text(encoding="ascii"))
-        return max(0, limit - int((group / "memory.current").read_text(encoding="ascii")))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
     except (OSError, ValueError):
         return None
+    with suppress(OSError, ValueError):
+        used -= _field(group / "memory.stat", "inactive_file")
+    return max(0, limit - used)
 
 
 def keep(weights: Mapping[str, Weight], choice: str | bool, *, backend: Backend) -> dict[str, Weight]:
@@ -53,7 +70,7 @@ def keep(weights: Mapping[str, Weight], choice: str | bool, *, backend: Backend)
     Raises:
         ValueError: another choice.
     """
-    if choice not in KEEP:
+    if choice != "auto" and not isinstance(choice, bool):
         raise ValueError(f"keep_decoded must be 'auto', True or False, got {choice!r}")
     sizes = [int(np.prod(weight.shape, dtype=np.int64)) for weight in weights.values()]
     if choice == "auto":
