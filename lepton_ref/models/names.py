@@ -146,7 +146,7 @@ def _fit(tensor: Weight, part: Part, shape: tuple[int, ...], *, config: object, 
             raise WeightsError(f"{where}: shape {tensor.shape} does not hold the rows of {shape} that the config needs")
         tensor = RowView(tensor, rows)
     if tensor.shape != shape:
-        raise WeightsError(f"{where}: shape is {tensor.shape}, but the config needs {shape}")
+        raise WeightsError(f"{where}: shape is {tensor.shape}, but the config needs {shape}; is it another model's?")
     return tensor
 
 

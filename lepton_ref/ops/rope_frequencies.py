@@ -87,6 +87,8 @@ class Rope:
                 f"llama3 blends from low_freq_factor up to high_freq_factor, "
                 f"got {self.low_freq_factor} and {self.high_freq_factor}"
             )
+        if self.kind == "longrope" and self.attention_factor is None and self.factor > 1 and self.original_length == 1:
+            raise ValueError("longrope divides by the logarithm of the original length, so it must exceed 1, got 1")
         if self.kind == "yarn" and self.theta == 1:
             raise ValueError("yarn divides by the logarithm of RoPE's base, so the base must not be 1")
         for name in LISTS.get(self.kind, ()):
@@ -144,7 +146,8 @@ def _default(theta: float, width: int) -> NDArray[np.float64]:
 
 
 def _dynamic(rope: Rope, length: int) -> NDArray[np.float64]:
-    stretch = rope.factor * max(length, rope.original_length) / rope.original_length - (rope.factor - 1)
+    beyond = max(length, rope.original_length) - rope.original_length
+    stretch = 1 + rope.factor * beyond / rope.original_length  # the formula above without its cancellation
     return _default(rope.theta * stretch ** (rope.width / (rope.width - 2)), rope.width)
 
 
