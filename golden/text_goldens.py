@@ -13,8 +13,10 @@ import base64
 import importlib
 import io
 import json
+import re
 import tempfile
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -237,15 +239,26 @@ def tiny_sentencepiece(folder: Path, texts: list[str]) -> dict[str, Ids]:
     return found
 
 
+def word_list(*, lower: bool) -> list[str]:
+    """Special tokens, letters at the start and inside, common words and endings.
+
+    The library's trainer breaks ties anew in every run, so the list is made here.
+    """
+    texts = [text.lower() if lower else text for text in few_letters()]
+    words = Counter(word for text in texts for word in re.findall(r"\w+", text))
+    endings = Counter(word[-3:] for word in words if len(word) > 4)
+    letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
+    common = [word for word, _ in sorted(words.items(), key=lambda pair: (-pair[1], pair[0])) if len(word) > 1][:150]
+    usual = [ending for ending, _ in sorted(endings.items(), key=lambda pair: (-pair[1], pair[0]))][:60]
+    inside = [f"##{part}" for part in letters + usual]
+    return list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *inside, *common]))
+
+
 def tiny_word_piece(folder: Path, texts: list[str]) -> dict[str, Ids]:
     """WordPiece, cased and uncased, and the ids of transformers' BertTokenizer."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     found, lists = {}, {}
     for name, lower in (("uncased", True), ("cased", False)):
-        model = tokenizers.BertWordPieceTokenizer(lowercase=lower)
-        model.train_from_iterator(corpus(), vocab_size=900, special_tokens=special, show_progress=False)
-        vocabulary = model.get_vocab()
-        lists[name] = sorted(vocabulary, key=vocabulary.__getitem__)
+        lists[name] = word_list(lower=lower)
         with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "vocab.txt").write_text("\n".join(lists[name]) + "\n", encoding="utf-8")
             peer = transformers.BertTokenizer(vocab=str(Path(scratch) / "vocab.txt"), do_lower_case=lower)
