@@ -172,10 +172,10 @@ def test_padding_at_the_slot_number_is_caught(monkeypatch: pytest.MonkeyPatch) -
     model = lepton_ref.load(case.folder)
     honest = inputs.integers_like
 
-    def slots(name: str, given: Any, default: NDArray[np.int64], /) -> NDArray[np.int64]:
+    def slots(name: str, given: Any, default: NDArray[np.int64], mask: NDArray[np.bool_], /) -> NDArray[np.int64]:
         if name == "position_ids":
             return np.broadcast_to(np.arange(default.shape[1]), default.shape)
-        return honest(name, given, default)
+        return honest(name, given, default, mask)
 
     monkeypatch.setattr(inputs, "integers_like", slots)
     assert worst(model, case) > LIMITS["reference"]
@@ -478,7 +478,7 @@ def test_learned_positions_end(kind: str, longest: int, tmp_path: Path) -> None:
 
 BAD_INPUTS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
     ("bert", "Model", {"token_type_ids": [[0, 2]]}, r"token_type_ids\[0, 1\] is 2, but the model has learned 2 types"),
-    ("bert", "Model", {"token_type_ids": [[0, -1]]}, "token_type_ids must not be negative"),
+    ("bert", "Model", {"token_type_ids": [[0, -1]]}, r"token_type_ids\[0, 1\] is -1, but must not be negative"),
     ("bert", "Model", {"token_type_ids": [[0, 1, 1]]}, "token_type_ids must be of shape"),
     ("distilbert", "Model", {"token_type_ids": [[0, 0]]}, "takes no token_type_ids"),
     ("bert", "ForSequenceClassification", {"last_only": True}, "one output for each sequence; leave last_only out"),

@@ -16,6 +16,30 @@ class ContextOverflowError(ValueError):
     """More tokens than a cache, or a model's learned positions, have room for."""
 
 
+def host_array(name: str, given: Any, /) -> NDArray[Any]:
+    """Nested lists or an array as NumPy's; the given one itself where it is NumPy's already.
+
+    Raises:
+        ValueError: rows of unequal length.
+    """
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise ValueError(f"{name} has rows of unequal lengths; pad them and say where with attention_mask") from error
+
+
+def int64(name: str, array: NDArray[Any], /) -> NDArray[np.int64]:
+    """Integers of any width as int64.
+
+    Raises:
+        ValueError: a number of 2⁶³ or more, which would come out negative.
+    """
+    if array.dtype.kind == "u" and array.max() > np.iinfo(np.int64).max:
+        place = tuple(map(int, np.unravel_index(array.argmax(), array.shape)))
+        raise ValueError(f"{name}{[*place]} is {array.max()}, which is no int64; is it an unsigned −1?")
+    return array.astype(np.int64)
+
+
 def ids_array(input_ids: Any, /) -> NDArray[np.int64]:
     """-> (B, T) from nested lists or an array; one flat sequence becomes a batch of one.
 
@@ -23,19 +47,16 @@ def ids_array(input_ids: Any, /) -> NDArray[np.int64]:
         TypeError: not integers.
         ValueError: no tokens, rows of unequal length, or more than two axes.
     """
-    try:
-        ids = np.asarray(input_ids)
-    except ValueError as error:
-        raise ValueError("input_ids has rows of unequal lengths; pad them and say where with attention_mask") from error
+    ids = host_array("input_ids", input_ids)
     if ids.size == 0:
         raise ValueError(f"input_ids is empty (shape {ids.shape}); give at least one token")
     if not np.issubdtype(ids.dtype, np.integer):
-        raise TypeError(f"input_ids must be integers, got {ids.dtype}; tokenise text first")
+        raise TypeError(f"input_ids must be integers of at most 64 bits, got {ids.dtype}; tokenise text first")
     if ids.ndim == 1:
         ids = ids[None, :]
     if ids.ndim != 2:
         raise ValueError(f"input_ids must be of shape (B, T), got {ids.shape}")
-    return ids.astype(np.int64)
+    return int64("input_ids", ids)
 
 
 def require_in_vocabulary(ids: NDArray[np.int64], mask: NDArray[np.bool_], /, *, vocab_size: int) -> None:
@@ -62,7 +83,7 @@ def mask_array(attention_mask: Any, shape: tuple[int, int], /, *, past: int) -> 
     """
     if attention_mask is None:
         return np.ones(shape, dtype=np.bool_)
-    mask = np.asarray(attention_mask)
+    mask = host_array("attention_mask", attention_mask)
     mask = mask[None, :] if mask.ndim == 1 else mask
     if mask.shape == (shape[0], past + shape[1]):
         mask = mask[:, past:]
@@ -73,24 +94,26 @@ def mask_array(attention_mask: Any, shape: tuple[int, int], /, *, past: int) -> 
     return mask.astype(np.bool_)
 
 
-def integers_like(name: str, given: Any, default: NDArray[np.int64], /) -> NDArray[np.int64]:
-    """-> (B, T): what was given, or the default where nothing was.
+def integers_like(name: str, given: Any, default: NDArray[np.int64], mask: NDArray[np.bool_], /) -> NDArray[np.int64]:
+    """-> (B, T): what was given, or the default where nothing was; 0 at padding, whatever was given there.
 
     Raises:
         TypeError: not integers.
         ValueError: a shape that does not broadcast over the batch, or a negative number.
     """
     if given is None:
-        return default
-    array = np.asarray(given)
+        return np.where(mask, default, 0)
+    array = host_array(name, given)
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     array = array[None, :] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != default.shape[1] or array.shape[0] not in (1, default.shape[0]):
         raise ValueError(f"{name} must be of shape {default.shape}, got {array.shape}")
-    if array.min() < 0:
-        raise ValueError(f"{name} must not be negative, got {array.min()}")
-    return np.ascontiguousarray(np.broadcast_to(array, default.shape), dtype=np.int64)
+    whole = np.where(mask, int64(name, array), 0)
+    if whole.min() < 0:
+        b, t = np.argwhere(whole < 0)[0]
+        raise ValueError(f"{name}[{b}, {t}] is {whole[b, t]}, but must not be negative")
+    return whole
 
 
 class Slots(Cache, Protocol):
@@ -134,18 +157,17 @@ def make_batch(
         raise ValueError("this model takes no token_type_ids; leave them out")
     if last_only and not any(op.kind == "last" for op in program.ops):
         raise ValueError("this model gives one output for each sequence; leave last_only out")
-    given = {
-        "input_ids": ids,
-        "position_ids": integers_like("position_ids", position_ids, order),
-        "token_type_ids": integers_like("token_type_ids", token_type_ids, np.zeros_like(ids)),
+    integers = {
+        "input_ids": np.where(mask, ids, 0),
+        "position_ids": integers_like("position_ids", position_ids, order, mask),
+        "token_type_ids": integers_like("token_type_ids", token_type_ids, np.zeros_like(ids), mask),
     }
-    integers = {name: np.where(mask, array, 0) for name, array in given.items()}  # what stands at padding is not read
     positions = integers["position_ids"]
     if "roberta_positions" in reads:
         counted = position_ids is None
         integers["roberta_positions"] = roberta_positions(ids, mask, pad=config.pad_token_id) if counted else positions
     require_rows(program, integers, mask)
-    lengths = np.where(mask, positions, 0).max(axis=1) + 1
+    lengths = positions.max(axis=1) + 1
     if cache is not None:
         lengths = np.full(len(ids), cache.rope_length)
     return Batch(integers, mask, order, positions, lengths, last_only)
