@@ -132,40 +132,47 @@ def _options(section: Reader, kind: str, *, width: int, part: float, ratio: floa
 def read_gguf_rope(
     read: Reader, tensors: Mapping[str, Weight], *, width: int, max_positions: int, interleaved: bool = False
 ) -> Rope:
-    """RoPE from a GGUF's metadata; factors of llama3's scaling and of longrope stand in tensors of their own.
-
-    llama.cpp multiplies yarn's own scale by `attn_factor`; longrope's scale is `attn_factor` itself.
-    """
-    kind = read.text("rope.scaling.type", "none")
-    if kind not in ("none", "linear", "yarn", "longrope"):
-        raise read.wrong("rope.scaling.type", kind, "one of none, linear, yarn, longrope")
+    """RoPE from a GGUF's metadata; factors of llama3's scaling and of longrope stand in tensors of their own."""
     read.only("rope.scale_linear", 1.0, 1.0)
     read.only("rope.scaling.yarn_log_multiplier", 0.0, 0.0)
-    lists = {name: _factors(tensors, name) for name in ("rope_freqs", "rope_factors_short", "rope_factors_long")}
     original = read.integer("rope.scaling.original_context_length", max_positions)
-    attention = read.number("rope.scaling.attn_factor", None)
-    factor = read.number("rope.scaling.factor", 1.0) or 1.0
-    options: dict[str, Any] = {"kind": "default" if kind == "none" else kind, "factor": factor}
-    if lists["rope_freqs"]:
-        if kind != "none":
-            raise read.wrong("rope.scaling.type", kind, "none beside a tensor rope_freqs.weight")
-        options = {"kind": "proportional", "short_factors": lists["rope_freqs"]}
-    elif lists["rope_factors_long"] or kind == "longrope":
-        short, long = lists["rope_factors_short"], lists["rope_factors_long"]
-        factor = max_positions / original
-        options = {"kind": "longrope", "factor": factor, "short_factors": short, "long_factors": long}
-        options["attention_factor"] = attention
-    elif kind == "yarn":
-        scale = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-        options["attention_factor"] = (attention or 1.0) * read.number("rope.scaling.yarn_attn_factor", 1.0) * scale
-        options["beta_fast"] = read.number("rope.scaling.yarn_beta_fast", 32.0)
-        options["beta_slow"] = read.number("rope.scaling.yarn_beta_slow", 1.0)
+    options = _gguf_options(read, tensors, ratio=max_positions / original)
     rotary = read.integer("rope.dimension_count", width)
     theta = read.number("rope.freq_base", 10000.0)
     try:
         return Rope(theta=theta, width=rotary, original_length=original, interleaved=interleaved, **options)
     except ValueError as error:
         raise ConfigError(f"{read.where}: {error}") from error
+
+
+def _gguf_options(read: Reader, tensors: Mapping[str, Weight], *, ratio: float) -> dict[str, Any]:
+    """Kind and numbers of the scaling. llama.cpp multiplies yarn's own scale by `attn_factor`; longrope's is it."""
+    kind = read.text("rope.scaling.type", "none")
+    if kind not in ("none", "linear", "yarn", "longrope"):
+        raise read.wrong("rope.scaling.type", kind, "one of none, linear, yarn, longrope")
+    freqs, short, long = (_factors(tensors, name) for name in ("rope_freqs", "rope_factors_short", "rope_factors_long"))
+    attention = read.number("rope.scaling.attn_factor", None)
+    factor = read.number("rope.scaling.factor", 1.0) or 1.0
+    if freqs:
+        if kind != "none":
+            raise read.wrong("rope.scaling.type", kind, "none beside a tensor rope_freqs.weight")
+        return {"kind": "proportional", "short_factors": freqs}
+    if short or long or kind == "longrope":
+        if not (short and long):
+            name = "rope_factors_long" if short else "rope_factors_short"
+            raise ConfigError(f"{read.where}: tensor {name}.weight is missing; longrope needs both lists")
+        lists = {"short_factors": short, "long_factors": long}
+        return {"kind": "longrope", "factor": ratio, "attention_factor": attention, **lists}
+    if kind == "yarn":
+        scale = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+        return {
+            "kind": "yarn",
+            "factor": factor,
+            "attention_factor": (attention or 1.0) * read.number("rope.scaling.yarn_attn_factor", 1.0) * scale,
+            "beta_fast": read.number("rope.scaling.yarn_beta_fast", 32.0),
+            "beta_slow": read.number("rope.scaling.yarn_beta_slow", 1.0),
+        }
+    return {"kind": "default" if kind == "none" else kind, "factor": factor}
 
 
 def _factors(tensors: Mapping[str, Weight], name: str) -> tuple[float, ...]:
