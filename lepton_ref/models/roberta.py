@@ -76,7 +76,7 @@ def program(c: RobertaConfig, head: str) -> Program:
 
 def read(fields: Reader) -> RobertaConfig:
     """config.json → config; BERT's fields and defaults but for these."""
-    if fields.fields.get("pad_token_id", 1) is None:
+    if fields.is_null("pad_token_id"):
         raise fields.wrong("pad_token_id", None, "an integer, for positions are counted from it")
     numbers = vars(read_bert(fields)) | {"vocab_size": fields.integer("vocab_size", 50265)}
     return RobertaConfig(**numbers, pad_token_id=fields.integer("pad_token_id", 1, minimum=0))
