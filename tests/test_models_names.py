@@ -96,7 +96,8 @@ def test_a_layer_number_that_is_lost_would_be_seen(monkeypatch: pytest.MonkeyPat
         return part, name.replace("h.11.", "h.1.")
 
     monkeypatch.setattr(NameTable, "source", source)
-    assert "model.h.11" in refusal(program(layers=12), TABLE, tensors(layers=12))
+    message = refusal(program(layers=12), TABLE, tensors(layers=12))
+    assert "model.h.1.up.weight: 4 outputs, but the config needs 4 + 4" in message
 
 
 def test_half_a_prefix_is_not_a_bare_file() -> None:

@@ -195,6 +195,17 @@ def test_no_normalisation_unless_the_files_ask_for_it(tmp_path: Path) -> None:
     assert said(sentence_folder(tmp_path / "b")).normalise
 
 
+def test_a_saved_model_embeds_as_before(tmp_path: Path) -> None:
+    prompts = {"default_prompt_name": "query", "prompts": {"query": "q : "}}
+    limits = {"max_seq_length": 6, "do_lower_case": True}
+    folder = sentence_folder(tmp_path / "a", pooling={"pooling_mode": "cls"}, limits=limits, prompts=prompts)
+    model = lepton_ref.load(folder)
+    again = lepton_ref.load(model.save(tmp_path / "b"))
+    texts = ["A b", "c d e f g h", ""]
+    np.testing.assert_array_equal(again.embed(texts), model.embed(texts))
+    assert np.abs(model.embed(texts) - lepton_ref.load(made(tmp_path / "c", "bert")).embed([[2, 3]])).max() > 1e-3
+
+
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
     ({"pooling": {"pooling_mode": "weightedmean"}}, "pooling_mode is .'weightedmean'.*must be one of mean"),
     ({"pooling": {"pooling_mode_mean_sqrt_len_tokens": True}}, "mean_sqrt_len_tokens"),
