@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-
-import numpy as np
+from html import escape
 
 from lepton_ref.interface import HostArray
+from lepton_ref.storage.show import array_html, array_summary
 
 
 class Trace(Mapping[str, HostArray]):
@@ -35,7 +35,11 @@ class Trace(Mapping[str, HostArray]):
     def __repr__(self) -> str:
         lines = [f"Trace of {len(self)} ops"]
         for name, value in self._values.items():
-            finite = value[np.isfinite(value)]
-            spread = f"{finite.min():+.4g} … {finite.max():+.4g}" if finite.size else "no finite value"
+            seen = array_summary(value)
+            spread = "no finite value" if seen.low is None else f"{seen.low:+.4g} … {seen.high:+.4g}"
             lines.append(f"  {name:<28} {value.shape!s:<18} {value.dtype!s:<8} {spread}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [f"<tr><th>{escape(name)}</th><td>{array_html(value)}</td></tr>" for name, value in self._values.items()]
+        return f"<table><caption>Trace of {len(self)} ops</caption>{''.join(rows)}</table>"

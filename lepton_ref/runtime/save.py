@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from lepton_ref.files import write_gguf, write_safetensors
@@ -13,21 +14,14 @@ from lepton_ref.interface import HostArray
 from lepton_ref.runtime.parts import Parts
 from lepton_ref.storage import Weight
 
-COMPANIONS = (
-    "chat_template.jinja",
-    "generation_config.json",
-    "merges.txt",
-    "modules.json",
-    "sentence_bert_config.json",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-    "1_Pooling/config.json",
-)
-"""Files of a folder that are copied as they are: the tokenizer's and those of sentence-transformers."""
+COMPANIONS = (".jinja", ".json", ".model", ".txt")
+"""How the files end that belong to a model beside its config and weights: tokenizer, templates, poolings, limits."""
+
+PAPERS = ("LICENSE", "NOTICE", "README")
+"""How the files begin that go with a model wherever it goes."""
+
+STEPS = "[0-9]_*"
+"""Folders of the steps that sentence-transformers puts behind a model, such as 1_Pooling."""
 
 
 def save(parts: Parts, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -36,7 +30,7 @@ def save(parts: Parts, path: str | os.PathLike[str], *, overwrite: bool = False)
     Args:
         parts: the model's.
         path: a folder for a model that was read from a folder, a .gguf file for one read from GGUF.
-        overwrite: whether what is there may be replaced.
+        overwrite: whether a model there may be replaced. Files in its folder that belong to no model stay.
 
     Returns:
         The path.
@@ -46,50 +40,72 @@ def save(parts: Parts, path: str | os.PathLike[str], *, overwrite: bool = False)
         ValueError: a folder asked of a GGUF model or the other way round.
     """
     target = Path(path)
-    if parts.file.kind == "gguf":
-        if target.suffix != ".gguf":
-            raise ValueError(f"{target}: this model was read from GGUF and is saved as GGUF; end the path in .gguf")
-        plain = {key: value for key, value in parts.fields.items() if not key.startswith("split.")}
-        types = parts.file.metadata_types
-        write_gguf(target, parts.file.tensors, plain, metadata_types=types, overwrite=overwrite)
-        return target
-    if target.suffix == ".gguf":
+    if parts.file.kind == "gguf" and target.suffix != ".gguf":
+        raise ValueError(f"{target}: this model was read from GGUF and is saved as GGUF; end the path in .gguf")
+    if parts.file.kind != "gguf" and target.suffix == ".gguf":
         raise ValueError(f"{target}: this model was read from a folder and is saved as one; give a folder's path")
-    _save_folder(parts, target, overwrite=overwrite)
+    if os.path.lexists(target) and not overwrite:
+        raise FileExistsError(f"{target} exists; give another path, or overwrite=True")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Weight | HostArray] = {**parts.file.tensors, **parts.file.integers}
+    if parts.file.kind == "gguf":
+        plain = {key: value for key, value in parts.fields.items() if not key.startswith("split.")}
+        write_gguf(target, tensors, plain, metadata_types=parts.file.metadata_types, overwrite=overwrite)
+        return target
+    workplace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        fresh = workplace / "model"
+        fresh.mkdir()  # and not the folder around it, which nobody else may enter
+        _write_folder(parts, tensors, fresh)
+        _take_place(fresh, target)
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
     return target
 
 
-def _save_folder(parts: Parts, target: Path, *, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; give another path, or overwrite=True")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        tensors: dict[str, Weight | HostArray] = {**parts.file.tensors, **parts.file.integers}
-        write_safetensors(beside / "model.safetensors", tensors, dict(parts.file.metadata) or {"format": "pt"})
-        text = json.dumps(dict(parts.fields), indent=2, ensure_ascii=False)
-        (beside / "config.json").write_text(text + "\n", encoding="utf-8")
-        for name in COMPANIONS:
-            if (parts.path / name).is_file():
-                (beside / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(parts.path / name, beside / name)
-        beside.chmod(0o755)
-        _take_place(beside, target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def _write_folder(parts: Parts, tensors: dict[str, Weight | HostArray], folder: Path) -> None:
+    write_safetensors(folder / "model.safetensors", tensors, dict(parts.file.metadata) or {"format": "pt"})
+    text = json.dumps(dict(parts.fields), indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    for path in _companions(parts.path):
+        (folder / path).parent.mkdir(exist_ok=True)
+        shutil.copyfile(parts.path / path, folder / path)
 
 
-def _take_place(beside: Path, target: Path) -> None:
+def _companions(folder: Path) -> Iterator[Path]:
+    """The other files of a model, relative to its folder."""
+    for path in [*folder.iterdir(), *folder.glob(f"{STEPS}/config.json")]:
+        papers = path.name.startswith(PAPERS)
+        if path.is_file() and (papers or _belongs(path.name)) and path != folder / "config.json":
+            yield path.relative_to(folder)
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file of that name describes the model, other than by its weights."""
+    return name.endswith(COMPANIONS) and not name.endswith(".index.json")
+
+
+def _take_place(fresh: Path, target: Path) -> None:
     """Rename a finished folder to its name; what stood there goes only once the new one stands."""
-    if not target.exists():
-        beside.rename(target)
+    if not os.path.lexists(target):
+        fresh.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / "model")
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "model"
+    target.rename(old)
     try:
-        beside.rename(target)
+        fresh.rename(target)
     except OSError:
-        (old / "model").rename(target)
+        old.rename(target)
+        old.parent.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    if old.is_dir() and not old.is_symlink():
+        _carry_over(old, target)
+    shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _carry_over(old: Path, fresh: Path) -> None:
+    """Keep what a replaced folder held beside its model, such as .git."""
+    for path in old.iterdir():
+        models = _belongs(path.name) or path.name.endswith((".safetensors", ".index.json")) or path.match(STEPS)
+        if not models and not (fresh / path.name).exists():
+            path.rename(fresh / path.name)

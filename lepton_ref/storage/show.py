@@ -80,12 +80,12 @@ def histogram(values: HostArray) -> str:
     return "".join(_BARS[h] for h in height)
 
 
-def sample_rows(shape: tuple[int, ...]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Evenly spaced row numbers, first and last included, of at most `SAMPLE` elements; none if one row is larger."""
+def sample_rows(shape: tuple[int, ...], *, sample: int = SAMPLE) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Evenly spaced row numbers, first and last included, of at most `sample` elements; none if one row is larger."""
     row = 1
     for n in shape[1:]:
         row *= n
-    count = min(shape[0], SAMPLE // max(1, row))
+    count = min(shape[0], sample // max(1, row))
     return np.linspace(0, shape[0] - 1, count).astype(np.int64) if count else np.zeros(0, dtype=np.int64)
 
 
@@ -100,9 +100,9 @@ def summarise(values: HostArray, *, name: str, shape: tuple[int, ...], nbytes: i
     return Summary(name, shape, nbytes, low, high, bars, seen=flat.size, odd=flat.size - finite.size)
 
 
-def summary(weight: Weight) -> Summary:
+def summary(weight: Weight, *, sample: int = SAMPLE) -> Summary:
     """The summary of a weight, from a bounded sample of its rows."""
-    values = weight.take(sample_rows(weight.shape))
+    values = weight.take(sample_rows(weight.shape, sample=sample))
     return summarise(values, name=weight.format, shape=weight.shape, nbytes=weight.nbytes)
 
 
