@@ -320,6 +320,8 @@ def test_lower_case_and_prompt(tmp_path: Path) -> None:
     asked = lepton_ref.load(sentence_folder(tmp_path / "c", prompts=prompts))
     np.testing.assert_array_equal(plain.embed(["A B"]), plain.embed([[2, 13, 14, 3]]))
     np.testing.assert_array_equal(lower.embed(["A B"]), plain.embed([[2, 5, 6, 3]]))
+    np.testing.assert_array_equal(lower.embed(["A[MASK] [mask] B"])[0], plain.embed(["a[MASK] [mask] b"])[0])
+    assert lower.tokenizer.encode("a[MASK]b") == [2, 5, 4, 6, 3]
     np.testing.assert_array_equal(asked.embed(["a"]), plain.embed([[2, 17, 18, 5, 3]]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,7 @@ def _tokenised(model: Model, program: Program, items: list[Any], how: Sentence) 
     limits = [limit for limit in (how.max_length, _room(program, model.config)) if limit is not None]
     longest = min(limits, default=None)
     before, after = _around(model.tokenizer)
+    control = model.tokenizer.control_tokens if how.lower_case else frozenset()
     found: list[NDArray[np.int64]] = []
     for number, item in enumerate(items):
         if not isinstance(item, str):
@@ -137,7 +139,7 @@ def _tokenised(model: Model, program: Program, items: list[Any], how: Sentence) 
             continue
         text = how.prompt + item
         if how.lower_case:
-            text = "".join(letter.lower() for letter in text)  # each alone, as tokenizers does: no final sigma
+            text = _lower(text, control)
         ids = model.tokenizer.encode(text)
         if longest is not None and len(ids) > longest:
             ids = ids[: max(longest - len(after), before)] + after
@@ -145,6 +147,14 @@ def _tokenised(model: Model, program: Program, items: list[Any], how: Sentence) 
             raise ValueError(f"texts[{number}] is {item!r}, which has no tokens; leave it out")
         found.append(np.asarray(ids, dtype=np.int64))
     return found
+
+
+def _lower(text: str, control: frozenset[str]) -> str:
+    """The text in lower case but for its control tokens; each letter alone, as tokenizers does: no final sigma."""
+    spelled = "|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)"
+    pieces = re.split(f"({spelled})", text)  # text and control tokens in turns
+    pieces[::2] = ["".join(letter.lower() for letter in piece) for piece in pieces[::2]]
+    return "".join(pieces)
 
 
 def _around(tokenizer: Tokenizer) -> tuple[int, list[int]]:

@@ -139,6 +139,11 @@ class Tokenizer:
         index: int | None = self._parts.backend.token_to_id(token)
         return index
 
+    @property
+    def control_tokens(self) -> frozenset[str]:
+        """The tokens that are parsed in a text as they are spelled, such as "[MASK]" or "<|im_end|>"."""
+        return frozenset(self.token(index) for index in self._parts.skip_ids)
+
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],
