@@ -165,9 +165,9 @@ def _say(model: Model, prompt: str | list[int], args: argparse.Namespace) -> str
     for token in model.stream(prompt, max_new_tokens=args.max_tokens, stop_strings=args.stop, **options):
         first = first if ids else time.perf_counter()
         ids.append(token.id)
-        pieces.append(token.text)
+        pieces.append(token.text or "")
         if not args.json:
-            print(token.text, end="", flush=True)
+            print(pieces[-1], end="", flush=True)
     seconds = time.perf_counter() - first
     speed = (len(ids) - 1) / seconds if len(ids) > 1 and seconds > 0 else None
     text = "".join(pieces)

@@ -14,7 +14,8 @@ from lepton_ref.models.execute import Batch, Run, execute
 from lepton_ref.models.inputs import make_batch
 from lepton_ref.models.program import Program
 from lepton_ref.numerics import Precision
-from lepton_ref.runtime import save, show
+from lepton_ref.runtime import generate as generating
+from lepton_ref.runtime import save, score, show
 from lepton_ref.runtime.cache import KVCache
 from lepton_ref.runtime.parts import Parts
 from lepton_ref.runtime.threads import ThreadLimit
@@ -211,6 +212,11 @@ class Model:
         from lepton_ref.runtime.embed import embed
 
         return embed(self, texts, pooling=pooling, normalise=normalise, batch_size=batch_size, progress=progress)
+
+    generate = generating.generate
+    stream = generating.stream
+    log_probabilities = score.log_probabilities
+    perplexity = score.perplexity
 
     def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
         """A cache for `batch` sequences of up to `capacity` tokens; None grows as needed.
