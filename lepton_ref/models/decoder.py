@@ -51,11 +51,13 @@ class DecoderConfig:
                 f"num_attention_heads is {self.num_attention_heads}, but must be a multiple of "
                 f"num_key_value_heads, which is {self.num_key_value_heads}"
             )
-        if self.head_dim < 1:
-            raise ConfigError(
-                f"hidden_size is {self.hidden_size}, but must not be below num_attention_heads, "
-                f"which is {self.num_attention_heads}"
-            )
+
+
+def _share(read: Reader, name: str, hidden: int, heads: int) -> int:
+    """The head width where the file leaves it to the model's: an equal share."""
+    if heads > hidden:
+        raise read.wrong(name, heads, f"at most {hidden}, the model's width")
+    return hidden // heads
 
 
 def read_decoder(
@@ -82,7 +84,8 @@ def read_decoder(
     """
     hidden = read.integer("hidden_size", hidden_size)
     heads = read.integer("num_attention_heads", num_attention_heads)
-    width = read.integer("head_dim", head_dim if head_dim is not None else hidden // heads)
+    width = read.integer("head_dim", head_dim)
+    width = _share(read, "num_attention_heads", hidden, heads) if width is None else width
     positions = read.integer("max_position_embeddings", max_position_embeddings)
     if num_key_value_heads is None or read.is_null("num_key_value_heads"):
         num_key_value_heads = heads
@@ -108,7 +111,8 @@ def read_gguf_decoder(
     """The common fields of a GGUF's metadata as keywords of a `DecoderConfig`."""
     hidden = read.integer("embedding_length")
     heads = read.integer("attention.head_count")
-    width = read.integer("attention.key_length", hidden // heads)
+    width = read.integer("attention.key_length", None)
+    width = _share(read, "attention.head_count", hidden, heads) if width is None else width
     positions = read.integer("context_length")
     read.only("attention.value_length", width, width)
     read.only("attention.causal", True, True)

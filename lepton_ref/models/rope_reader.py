@@ -138,6 +138,8 @@ def read_gguf_rope(
     original = read.integer("rope.scaling.original_context_length", max_positions)
     options = _gguf_options(read, tensors, ratio=max_positions / original)
     rotary = read.integer("rope.dimension_count", width)
+    if rotary > width:
+        raise read.wrong("rope.dimension_count", rotary, f"at most {width}, the head width")
     theta = read.number("rope.freq_base", 10000.0)
     try:
         return Rope(theta=theta, width=rotary, original_length=original, interleaved=interleaved, **options)
