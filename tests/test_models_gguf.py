@@ -123,6 +123,7 @@ REFUSED = (
     ("llama", {"rope__scaling__type": "ntk"}, "llama.rope.scaling.type is 'ntk'"),
     ("llama", {"rope__scale_linear": 2.0}, "llama.rope.scale_linear is 2.0"),
     ("llama", {"rope__dimension_count": 5}, "the rotary width must be even"),
+    ("llama", {"rope__dimension_count": 8}, "llama.rope.dimension_count is 8, but must be at most 6, the head width"),
     ("llama_rope_llama3", {"rope__scaling__type": "linear"}, "none beside a tensor rope_freqs.weight"),
     ("llama_rope_yarn", {"rope__scaling__yarn_log_multiplier": 0.1}, "yarn_log_multiplier is 0.1"),
     ("qwen2", {"attention__sliding_window": 6}, "qwen2.attention.sliding_window is 6"),

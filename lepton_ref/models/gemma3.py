@@ -105,10 +105,10 @@ def _rope_fields(fields: Reader, kind: str) -> Reader:
         if name not in ("full_attention", "sliding_attention", "truncate"):
             raise section.wrong(name, section.raw(name), "inside full_attention or sliding_attention")
     section = section.section(kind)
-    section.only("partial_rotary_factor", 1.0, 1.0)
     if kind == "full_attention" and fields.has("rope_scaling"):
         scaling = fields.section("rope_scaling")
-        return Reader({**section.fields, **scaling.fields}, where=scaling.where)
+        section = Reader({**section.fields, **scaling.fields}, where=scaling.where)
+    section.only("partial_rotary_factor", 1.0, 1.0)
     return section
 
 

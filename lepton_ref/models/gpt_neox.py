@@ -99,6 +99,7 @@ def read(fields: Reader) -> GPTNeoXConfig:
     fields.only("partial_rotary_factor", share, share)
     fields.only("rope_theta", theta, theta)
     width = _head_width(hidden, heads)
+    fields.only("head_dim", width, width)
     return GPTNeoXConfig(
         vocab_size=fields.integer("vocab_size", 50432),
         hidden_size=hidden,
