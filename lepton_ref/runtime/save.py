@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lepton_ref.files import write_gguf, write_safetensors
@@ -91,12 +92,16 @@ def _take_place(fresh: Path, target: Path) -> None:
         fresh.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent)) / "model"
-    target.rename(old)
     try:
-        fresh.rename(target)
+        target.rename(old)
+        try:
+            fresh.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
     except OSError:
-        old.rename(target)
-        old.parent.rmdir()
+        with suppress(OSError):  # not empty where not even the old one could go back
+            old.parent.rmdir()
         raise
     if old.is_dir() and not old.is_symlink():
         _carry_over(old, target)

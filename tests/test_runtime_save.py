@@ -1,0 +1,317 @@
+"""Saving: the same bytes and bits again, complete or not at all, and nothing of anybody else's lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import golden_cases
+import numpy as np
+import pytest
+from tiny_models import changed, f32, llama_gguf, load
+
+from lepton_ref import Model
+from lepton_ref.files import read_safetensors
+from lepton_ref.runtime import save as saving
+
+TINY = golden_cases.GOLDEN / "tiny"
+IDS = [[5, 6, 7], [8, 9, 10]]
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    """Everything in a folder: bytes of files, targets of links."""
+    return {
+        str(path.relative_to(folder)): str(path.readlink()) if path.is_symlink() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or not path.is_dir()
+    }
+
+
+def bits(model: Model) -> bytes:
+    return model.forward(IDS).tobytes()
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_sharded", "llama_tied", "gpt2_hub", "bert", "phi3"])
+def test_a_saved_folder_is_the_same_model(name: str, tmp_path: Path) -> None:
+    model = load(TINY / name)
+    assert model.save(tmp_path / "deep" / "saved") == tmp_path / "deep" / "saved"
+    again = load(tmp_path / "deep" / "saved")
+    assert again.config == model.config
+    assert again.parts.fields == model.parts.fields
+    assert bits(again) == bits(model)
+    old, new = read_safetensors(TINY / name), read_safetensors(tmp_path / "deep" / "saved")
+    assert {n: (w.format, w.shape, w.decode().tobytes()) for n, w in new.tensors.items()} == {
+        n: (w.format, w.shape, w.decode().tobytes()) for n, w in old.tensors.items()
+    }
+    assert {n: a.tobytes() for n, a in new.integers.items()} == {n: a.tobytes() for n, a in old.integers.items()}
+    again.save(tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "deep" / "saved")
+
+
+def test_another_number_would_be_found(tmp_path: Path) -> None:
+    model = load(TINY / "llama")
+    other = changed(tmp_path, tensors=lambda t: {**t, "model.norm.weight": f32(np.ones(24))})
+    assert bits(load(other)) != bits(model)
+
+
+@pytest.mark.parametrize("format_", ["F16", "BF16", "F64"])
+def test_tensors_keep_their_type(format_: str, tmp_path: Path) -> None:
+    raw = np.random.default_rng(1).integers(0x3000, 0x3FFF, (24, 4 if format_ == "F64" else 1), dtype=np.uint16)
+    kept = (format_, (24,), raw.tobytes())
+    model = load(changed(tmp_path / "a", tensors=lambda t: {**t, "model.norm.weight": kept}))
+    model.save(tmp_path / "b")
+    weight = read_safetensors(tmp_path / "b").tensors["model.norm.weight"]
+    assert weight.format == format_
+    assert (tmp_path / "b" / "model.safetensors").read_bytes().count(raw.tobytes()) == 1
+    assert bits(load(tmp_path / "b")) == bits(model)
+
+
+def test_a_gguf_is_written_back_byte_for_byte(tmp_path: Path) -> None:
+    path = llama_gguf(tmp_path / "a.gguf", metadata={"general.name": "Müller", "x.list": ["a", "", "ü"], "x.f": 0.1})
+    model = load(path)
+    model.save(tmp_path / "deep" / "b.gguf")
+    assert (tmp_path / "deep" / "b.gguf").read_bytes() == path.read_bytes()
+    assert bits(load(tmp_path / "deep" / "b.gguf")) == bits(model)
+
+
+def test_a_joined_gguf_no_longer_says_that_it_is_split(tmp_path: Path) -> None:
+    whole = llama_gguf(tmp_path / "a.gguf")
+    split = llama_gguf(tmp_path / "b.gguf", metadata={"split.count": 1, "split.no": 0, "split.tensors.count": 21})
+    load(split).save(tmp_path / "c.gguf")
+    assert (tmp_path / "c.gguf").read_bytes() == whole.read_bytes() != split.read_bytes()
+
+
+def test_each_kind_has_its_own_path(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\.gguf: this model was read from a folder and is saved as one; give a fo"):
+        load(TINY / "llama").save(tmp_path / "x.gguf")
+    with pytest.raises(ValueError, match=r"/x: this model was read from GGUF and is saved as GGUF; end the path in \."):
+        load(llama_gguf(tmp_path / "a.gguf")).save(tmp_path / "x")
+    assert set(contents(tmp_path)) == {"a.gguf"}
+
+
+# --- what is there already -------------------------------------------------------------------------------------------
+
+
+def occupy(path: Path, how: str) -> None:
+    if how == "file":
+        path.write_text("mine")
+    elif how == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path.parent / "nowhere")
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "dangling link"])
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_what_is_there_is_not_replaced_unasked(how: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    model = load(TINY / "llama") if kind == "folder" else load(llama_gguf(tmp_path / "source" / "a.gguf"))
+    target = tmp_path / ("x" if kind == "folder" else "x.gguf")
+    occupy(target, how)
+    before = contents(tmp_path)
+    with pytest.raises(FileExistsError, match="exists; give another path, or overwrite=True"):
+        model.save(target)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "dangling link"])
+def test_what_is_there_is_replaced_when_asked(how: str, tmp_path: Path) -> None:
+    occupy(tmp_path / "x", how)
+    model = load(TINY / "llama")
+    model.save(tmp_path / "x", overwrite=True)
+    assert bits(load(tmp_path / "x")) == bits(model)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_model_can_be_saved_onto_itself(tmp_path: Path) -> None:
+    model = load(changed(tmp_path / "a", "llama_sharded"), keep_decoded=False)
+    want = bits(model)
+    for _ in range(2):
+        model.save(tmp_path / "a", overwrite=True)
+        assert bits(model) == want, "its maps of the old file stay valid"
+        assert bits(load(tmp_path / "a")) == want
+    assert sorted(contents(tmp_path / "a")) == ["config.json", "generation_config.json", "model.safetensors"]
+    gguf = llama_gguf(tmp_path / "a.gguf")
+    before = gguf.read_bytes()
+    model = load(gguf, keep_decoded=False)
+    want = bits(model)
+    model.save(gguf, overwrite=True)
+    assert gguf.read_bytes() == before
+    assert bits(model) == bits(load(gguf)) == want
+
+
+def test_a_replaced_model_takes_its_own_files_along_and_leaves_all_others(tmp_path: Path) -> None:
+    old = changed(tmp_path / "old", "llama_sharded")
+    (old / "tokenizer.json").write_text("of the old model")
+    (old / "1_Pooling").mkdir()
+    (old / "1_Pooling" / "config.json").write_text("of the old model")
+    (old / ".git").mkdir()
+    (old / ".git" / "HEAD").write_text("history")
+    (old / "thesis.tex").write_text("years of work")
+    (old / "README.md").write_text("read me")
+    load(TINY / "gpt2").save(old, overwrite=True)
+    found = contents(old)
+    assert sorted(found) == [
+        ".git/HEAD", "README.md", "config.json", "generation_config.json", "model.safetensors", "thesis.tex",
+    ]  # fmt: skip
+    assert (found[".git/HEAD"], found["thesis.tex"], found["README.md"]) == (b"history", b"years of work", b"read me")
+    assert bits(load(old)) == bits(load(TINY / "gpt2"))
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_link_is_replaced_and_what_it_points_at_is_not_touched(tmp_path: Path) -> None:
+    real = changed(tmp_path / "real")
+    (tmp_path / "link").symlink_to("real", target_is_directory=True)
+    before = contents(real)
+    load(TINY / "gpt2").save(tmp_path / "link", overwrite=True)
+    assert contents(real) == before
+    assert not (tmp_path / "link").is_symlink()
+    assert bits(load(tmp_path / "link")) == bits(load(TINY / "gpt2"))
+
+
+# --- what goes along -------------------------------------------------------------------------------------------------
+
+COMPANIONS = {
+    "tokenizer.json": "{}", "tokenizer_config.json": "{}", "added_tokens.json": "{}", "vocab.txt": "[PAD]",
+    "merges.txt": "#", "tokenizer.model": "m", "chat_template.jinja": "{{ x }}", "modules.json": "[]",
+    "config_sentence_transformers.json": "{}", "sentence_bert_config.json": "{}", "1_Pooling/config.json": "{}",
+    "README.md": "r", "LICENSE": "l", "NOTICE.txt": "n",
+}  # fmt: skip
+STRANGERS = {
+    "pytorch_model.bin": "pickle", "pytorch_model.bin.index.json": "{}", "model.onnx": "o", ".gitattributes": "g",
+    "notes": "private", "runs/log.json": "{}", "optimizer.pt": "p",
+}  # fmt: skip
+
+
+def test_the_model_s_other_files_go_along_and_no_stranger(tmp_path: Path) -> None:
+    source = changed(tmp_path / "a")
+    for name, text in {**COMPANIONS, **STRANGERS}.items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(text)
+    load(source).save(tmp_path / "b")
+    found = contents(tmp_path / "b")
+    assert set(found) == {*COMPANIONS, "config.json", "model.safetensors", "generation_config.json"}
+    assert {name: found[name] for name in COMPANIONS} == {name: text.encode() for name, text in COMPANIONS.items()}
+
+
+def test_links_in_a_folder_are_followed_as_a_download_cache_lays_them(tmp_path: Path) -> None:
+    blobs = changed(tmp_path / "blobs")
+    (blobs / "tokenizer.json").write_text("{}")
+    (tmp_path / "a").mkdir()
+    for path in blobs.iterdir():
+        (tmp_path / "a" / path.name).symlink_to(path)
+    model = load(tmp_path / "a")
+    model.save(tmp_path / "b")
+    shutil.rmtree(blobs)
+    assert not any(path.is_symlink() for path in (tmp_path / "b").iterdir())
+    assert (tmp_path / "b" / "tokenizer.json").read_text() == "{}"
+    assert bits(load(tmp_path / "b")) == bits(model)
+
+
+def test_a_config_of_any_text_is_kept(tmp_path: Path) -> None:
+    odd = {"id2label": {"0": "Müller ☃", "1": "\ud800"}, "nan": float("nan"), "big": 10**40}
+    model = load(changed(tmp_path / "a", config=odd))
+    model.save(tmp_path / "b")
+    again = json.loads((tmp_path / "b" / "config.json").read_text(encoding="utf-8"))
+    assert again["id2label"] == odd["id2label"]
+    assert again["big"] == odd["big"]
+    assert again["nan"] != again["nan"]
+
+
+def test_the_folder_has_the_rights_of_any_new_one(tmp_path: Path) -> None:
+    load(TINY / "llama").save(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+# --- a failure in the middle -----------------------------------------------------------------------------------------
+
+
+def fail(*_: object, **__: object) -> NoReturn:
+    raise OSError("no space left on device")
+
+
+def fail_at(step: str, patch: pytest.MonkeyPatch) -> None:
+    """Let one step of saving fail."""
+    if step == "the bytes of a tensor":
+        patch.setattr("lepton_ref.files.stored.Stored.pieces", fail)
+    elif step == "the config":
+        patch.setattr(json, "dumps", fail)
+    elif step == "a companion":
+        patch.setattr(shutil, "copyfile", fail)
+    else:
+        renames = []
+        honest = Path.rename
+
+        def rename(self: Path, target: Any) -> Path:
+            renames.append(target)
+            if len(renames) == int(step.rpartition(" ")[2]):
+                fail()
+            return honest(self, target)
+
+        patch.setattr(Path, "rename", rename)
+
+
+STEPS = ("the bytes of a tensor", "the config", "a companion", "rename 1")
+
+
+@pytest.mark.parametrize(
+    ("step", "over"), [*((step, over) for step in STEPS for over in (True, False)), ("rename 2", True)]
+)
+def test_a_save_that_fails_leaves_what_was_there_and_nothing_else(
+    step: str, over: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if over:
+        changed(tmp_path / "x", "gpt2")
+    model = load(TINY / "llama")
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        fail_at(step, patch)
+        with pytest.raises(OSError, match="no space left"):
+            model.save(tmp_path / "x", overwrite=over)
+    assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == (["x"] if over else [])
+
+
+def test_a_gguf_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = llama_gguf(tmp_path / "a.gguf")
+    model = load(path)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        fail_at("the bytes of a tensor", patch)
+        for target in (path, tmp_path / "b.gguf"):
+            with pytest.raises(OSError, match="no space left"):
+                model.save(target, overwrite=True)
+    assert contents(tmp_path) == before
+
+
+def test_what_could_not_be_carried_over_is_not_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed(tmp_path / "x", "gpt2")
+    (tmp_path / "x" / "thesis.tex").write_text("years of work")
+    model = load(TINY / "llama")
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "_carry_over", fail)
+        with pytest.raises(OSError, match="no space left"):
+            model.save(tmp_path / "x", overwrite=True)
+    assert [path.read_text() for path in tmp_path.rglob("thesis.tex")] == ["years of work"]
+    assert bits(load(tmp_path / "x")) == bits(model)
+
+
+@pytest.mark.parametrize("careless", ["in place", "deleting first"])
+def test_a_careless_save_is_found(careless: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same check, over two ways in which a folder is often written."""
+
+    def in_place(parts: Any, path: Path, *, overwrite: bool) -> None:
+        if careless == "deleting first":
+            shutil.rmtree(path)
+        path.mkdir(exist_ok=True)
+        (path / "config.json").write_text("{}")
+        fail()
+
+    monkeypatch.setattr(saving, "save", in_place)
+    check: Callable[..., None] = test_a_save_that_fails_leaves_what_was_there_and_nothing_else
+    with pytest.raises(AssertionError):
+        check("a companion", True, tmp_path, monkeypatch)
