@@ -136,7 +136,7 @@ def filtered(logits_v: ArrayLike, sampling: Sampling, *, seen: Iterable[int] = (
     _require_usable(x)
     with np.errstate(over="ignore"):  # overflow to ±inf is what these steps mean at the end of the range
         if sampling.repetition_penalty != 1:
-            x = _penalised(x, np.unique(np.fromiter(seen, dtype=np.int64)), sampling.repetition_penalty)
+            x = _penalised(x, np.fromiter(seen, dtype=np.int64), sampling.repetition_penalty)
         if sampling.temperature == 0:
             return x
         x = _tempered(x, sampling.temperature)
@@ -163,7 +163,7 @@ def _require_usable(x: NDArray[np.float64]) -> None:
 
 
 def _penalised(x: NDArray[np.float64], seen: NDArray[np.int64], penalty: float) -> NDArray[np.float64]:
-    x[seen] = np.where(x[seen] < 0, x[seen] * penalty, x[seen] / penalty)
+    x[seen] = np.where(x[seen] < 0, x[seen] * penalty, x[seen] / penalty)  # once, however often an id occurs
     if not np.isfinite(x.max()):
         raise ValueError(f"repetition_penalty {penalty} makes the logits overflow; give one nearer 1")
     return x
