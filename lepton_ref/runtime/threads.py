@@ -14,7 +14,9 @@ class ThreadLimit:
     """A context in which BLAS uses at most so many threads; None leaves the library's own choice.
 
     The limit is the process's own, as BLAS has one setting alone. Threads may enter at the same time: the first sets
-    it and the last restores what there was, so that leaving out of order restores the right one.
+    it and the last restores what there was, so that leaving out of order restores the right one. Models of different
+    limits that run at the same time share whichever was set last, and what is restored is only right if one ran inside
+    the other.
 
     Args:
         threads: at least 1, or None.
