@@ -15,7 +15,7 @@ from typing import Any
 import golden_cases
 import numpy as np
 import pytest
-from tiny_models import BACKEND, GONE, Stored, changed, config_of, f32, llama_gguf, load
+from tiny_models import BACKEND, GONE, Stored, changed, config_of, f32, llama_gguf, llama_metadata, load
 
 import lepton_ref
 from lepton_ref.files import FileFormatError
@@ -55,6 +55,11 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"architectures": "LlamaModel"}, "config.json: architectures is 'LlamaModel', but must be a list of one of"),
     ({"architectures": [7]}, "config.json: architectures is [7], but must be a list of one of LlamaForCausalLM"),
     ({"architectures": ["GPT2LMHeadModel"]}, "config.json: architectures is 'GPT2LMHeadModel', but must be one of Ll"),
+    (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        "config.json: quantization_config: quant_method is 'gptq', but must be absent: packed weights are not read yet",
+    ),
+    ({"quantization_config": "awq"}, "config.json: quantization_config is 'awq', but must be an object"),
     ({"hidden_size": 0}, "config.json: hidden_size is 0, but must be an integer not below 1"),
     ({"hidden_size": -24}, "config.json: hidden_size is -24, but must be an integer not below 1"),
     ({"hidden_size": 24.0}, "config.json: hidden_size is 24.0, but must be an integer not below 1"),
@@ -425,6 +430,15 @@ def test_a_gguf_gives_the_folder_s_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.forward([[5, 6, 7]]), load(TINY / "llama").forward([[5, 6, 7]]))
 
 
+METADATA = sorted(
+    {
+        *llama_metadata(),
+        *(f"llama.rope.scaling.{name}" for name in ("type", "factor", "original_context_length", "attn_factor")),
+        *(f"llama.{name}" for name in ("attention.key_length", "attention.value_length", "attention.causal")),
+        *("llama.vocab_size", "llama.rope.scale_linear"),
+    }
+)
+
 WRONG_METADATA: list[tuple[dict[str, Any], str]] = [
     ({"general.architecture": "lama"}, ": general.architecture is 'lama', but must be one of llama, "),
     ({"general.architecture": 7}, ": general.architecture is 7, but must be one of llama, "),
@@ -459,6 +473,23 @@ def test_wrong_metadata_is_named(metadata: dict[str, Any], text: str, tmp_path: 
     assert message(path).startswith(text)
 
 
+@pytest.mark.parametrize("key", METADATA)
+def test_no_value_of_any_metadata_does_harm(key: str, tmp_path: Path) -> None:
+    wrong = (-1, 0, 2**40, 2**64 - 1, 1e300, float("nan"), "", "x", True, ["x"], np.array([2**40, 1], dtype=np.int64))
+    for number, value in enumerate(wrong):
+        path = llama_gguf(tmp_path / f"{number}.gguf", metadata={key: value})
+        try:
+            model = load(path)
+        except ERRORS as error:
+            text = str(error)
+        else:
+            text = str(path)
+            with np.errstate(all="ignore"):
+                model.forward([[3, 4]])
+        assert text.startswith(str(path)), text
+        assert "\n" not in text
+
+
 def test_a_gguf_of_no_rows_for_a_permutation_is_refused_before_one_is_made(tmp_path: Path) -> None:
     path = llama_gguf(tmp_path / "a.gguf", metadata={"llama.attention.head_count": 4 * 10**8 // 24 * 24})
     assert cost(lambda: message(path))[1] < MOST_BYTES
@@ -489,6 +520,7 @@ def test_a_wrong_tensor_of_a_gguf_is_named(tensors: dict[str, Any], text: str, t
         ({"backend": type(BACKEND)}, TypeError, r"NumpyBackend is a class; pass an instance"),
         ({"precision": "referense"}, ValueError, "unknown precision 'referense'; known: reference, float64"),
         ({"precision": None}, ValueError, "unknown precision None"),
+        ({"precision": ["reference"]}, ValueError, r"unknown precision \['reference'\]"),
         ({"keep_decoded": "always"}, ValueError, "keep_decoded must be 'auto', True or False, got 'always'"),
         ({"keep_decoded": None}, ValueError, "keep_decoded must be 'auto', True or False, got None"),
         ({"keep_decode": True}, TypeError, "unexpected keyword argument 'keep_decode'"),

@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,15 @@ def changed(
     return folder
 
 
-def llama_gguf(path: Path, *, metadata: Mapping[str, Any] | None = None, **tensors: NDArray[Any] | None) -> Path:
-    """The tiny Llama as llama.cpp's converter writes it; `tensors` adds or, as None, takes away."""
-    model = load(GOLDEN / "tiny" / "llama")
-    c = model.config
-    plain: dict[str, Any] = {
+@cache
+def _llama() -> lepton_ref.Model:
+    return load(GOLDEN / "tiny" / "llama")
+
+
+def llama_metadata() -> dict[str, Any]:
+    """What llama.cpp's converter says of the tiny Llama."""
+    c = _llama().config
+    return {
         "general.architecture": "llama",
         "llama.block_count": c.num_hidden_layers,
         "llama.context_length": c.max_position_embeddings,
@@ -94,11 +99,16 @@ def llama_gguf(path: Path, *, metadata: Mapping[str, Any] | None = None, **tenso
         "llama.rope.freq_base": c.rope.theta,
         "llama.rope.dimension_count": c.head_dim,
     }
-    merged = {key: value for key, value in {**plain, **(metadata or {})}.items() if value is not GONE}
+
+
+def llama_gguf(path: Path, *, metadata: Mapping[str, Any] | None = None, **tensors: NDArray[Any] | None) -> Path:
+    """The tiny Llama as llama.cpp's converter writes it; `tensors` adds or, as None, takes away."""
+    model = _llama()
+    merged = {key: value for key, value in {**llama_metadata(), **(metadata or {})}.items() if value is not GONE}
     found: dict[str, NDArray[Any] | None] = {}
     for weight, stored in model.parts.weights.items():
         part, tensor = llama.GGUF_NAMES.source(weight)
-        order = None if part.rows is None else np.argsort(part.rows(c))
+        order = None if part.rows is None else np.argsort(part.rows(model.config))
         found[tensor] = np.array(stored.decode()) if order is None else stored.decode()[order]
     found.update(tensors)
     write_gguf(path, {tensor: value for tensor, value in found.items() if value is not None}, merged)

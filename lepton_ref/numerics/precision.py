@@ -42,6 +42,6 @@ def get_precision(precision: str | Precision, /) -> Precision:
     """
     if isinstance(precision, Precision):
         return precision
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
     return PRECISIONS[precision]

@@ -67,6 +67,9 @@ def _from_folder(path: Path) -> Parts:
     if family is None:
         raise fields.wrong("model_type", fields.text("model_type"), f"one of {', '.join(FAMILIES)}")
     architecture = _architecture(fields, family)
+    packed = fields.section("quantization_config")
+    if packed.fields:
+        raise packed.wrong("quant_method", packed.raw("quant_method", None), "absent: packed weights are not read yet")
     require_plausible(fields, file.tensors)
     with naming(fields.where):
         config = family.read(fields)
