@@ -24,7 +24,7 @@ from lepton_ref.ops.base import op, require_axis
 def rope_tables(
     positions_bt: NDArray[np.int64], frequencies: NDArray[np.float64], *, factor: float = 1.0, backend: Backend
 ) -> tuple[Array, Array]:
-    """(B, T), (B, 1, R/2) -> (B, T, R/2), (B, T, R/2): factor·cos θ and factor·sin θ in float64, computed on the host."""
+    """(B, T), (B, 1, R/2) -> (B, T, R/2), (B, T, R/2): factor·cos θ and factor·sin θ in float64, on the host."""
     angles = np.asarray(positions_bt, dtype=np.float64)[..., None] * frequencies
     return backend.from_numpy(np.cos(angles) * factor), backend.from_numpy(np.sin(angles) * factor)
 
