@@ -17,6 +17,7 @@ from lepton_ref import ops
 from lepton_ref.interface import Backend, HostArray
 from lepton_ref.models.inputs import ContextOverflowError
 from lepton_ref.numerics import get_precision
+from lepton_ref.runtime.cache import KVCache
 from lepton_ref.runtime.generation import Generation, Token
 from lepton_ref.runtime.progress import track
 from lepton_ref.runtime.prompts import has_length_dependent_rope, learned_positions
@@ -24,7 +25,6 @@ from lepton_ref.runtime.sampling import Sampling, choose, uniform
 from lepton_ref.runtime.stops import Writer
 
 if TYPE_CHECKING:
-    from lepton_ref.runtime.cache import KVCache
     from lepton_ref.runtime.model import Model
     from lepton_ref.text import Tokenizer
 
@@ -179,7 +179,10 @@ def jobs(
     Raises:
         ContextOverflowError: a prompt that does not fit.
         ValueError: a cache for another number of sequences.
+        TypeError: a cache that is none.
     """
+    if cache is not None and not isinstance(cache, KVCache):
+        raise TypeError(f"cache must be a KVCache, got {type(cache).__name__}; make one with this model's new_cache()")
     if cache is not None and cache.batch != len(prompts):
         raise ValueError(f"the cache holds {cache.batch} sequences, got {len(prompts)} prompts; make another cache")
     apart = cache is None and has_length_dependent_rope(model.program)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lepton_ref.runtime.decoding import Options, jobs
 from lepton_ref.runtime.generation import Generation, Token
 from lepton_ref.runtime.prompts import one_or_many, require_language_model
@@ -141,9 +143,11 @@ def _prepare(
             raise ValueError(f"stop_strings holds {stop!r}; give texts of at least one character")
     prompts, single = one_or_many(model, prompt)
     tokenizer = _tokenizer(model, needed=len(stops) > 0)
-    if stop_ids is None:
-        stop_ids = _own_stop_ids(model, tokenizer)
-    options = Options(sampling, max_new_tokens, frozenset(stop_ids), stops, chunk, sequence, progress)
+    ends = _own_stop_ids(model, tokenizer) if stop_ids is None else frozenset(stop_ids)
+    for end in ends:
+        if isinstance(end, bool) or not isinstance(end, int | np.integer):
+            raise TypeError(f"stop_ids holds {end!r}; give integers")
+    options = Options(sampling, max_new_tokens, ends, stops, chunk, sequence, progress)
     return jobs(model, prompts, options, cache=cache, tokenizer=tokenizer), single
 
 
