@@ -41,16 +41,14 @@ def compare(logits: NDArray[np.float32], golden: dict[str, NDArray[Any]], prompt
 
 def write_greedily(model: Model, ids: list[int], steps: int) -> tuple[list[int], float]:
     """Print the continuation as it comes -> its ids, and the seconds after the first token."""
-    cache = model.new_cache(capacity=len(ids) + steps)
-    stream = model.tokenizer.stream()
     found: list[int] = []
-    new, start = ids, 0.0
-    for _ in range(steps):
-        new = [int(np.argmax(model.forward([new], cache=cache, last_only=True)[0, -1]))]
-        start = start or time.perf_counter()
-        found += new
-        print(stream.push(new[0]), end="", flush=True)
-    print(stream.finish())
+    start = time.perf_counter()
+    for token in model.stream(ids, max_new_tokens=steps, stop_ids=()):  # the golden goes on after a stop id, too
+        if not found:
+            start = time.perf_counter()
+        found.append(token.id)
+        print(token.text, end="", flush=True)
+    print()
     return found, time.perf_counter() - start
 
 

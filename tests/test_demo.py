@@ -1,48 +1,36 @@
 """The demo's two verdicts, on a stand-in that gives the golden's own numbers and on one that does not."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lepton_ref import demo
+from lepton_ref.runtime.generation import Token
 
 VOCABULARY = 49152
-
-
-class Stream:
-    def push(self, token: int) -> str:
-        return f" {token}"
-
-    def finish(self) -> str:
-        return "."
 
 
 class Replay:
     """A model that answers with the golden's numbers, changed where a test asks for it."""
 
-    tokenizer = SimpleNamespace(stream=Stream)
-
     def __init__(self, error: float = 0.0, wrong_at: int | None = None) -> None:
         self.prompts, self.golden = demo.read_golden()
         self.error = error
         self.wrong_at = wrong_at
-        self.step = -1
 
-    def new_cache(self, *, capacity: int) -> object:
-        assert capacity == len(self.prompts[0]["ids"]) + self.golden["greedy_float64"].shape[1]
-        return object()
+    def stream(self, ids: list[int], *, max_new_tokens: int, stop_ids: tuple[int, ...]) -> Iterator[Token]:
+        assert (ids, stop_ids) == (self.prompts[0]["ids"], ())
+        expected = self.golden["greedy_float64"][0].tolist()
+        assert max_new_tokens == len(expected)
+        for step, token in enumerate(expected):
+            yield Token(token + (step == self.wrong_at), text=" .", logprob=0.0)
 
-    def forward(self, ids: list[list[int]], *, last_only: bool, cache: object = None) -> np.ndarray[Any, Any]:
+    def forward(self, ids: list[list[int]], *, last_only: bool) -> np.ndarray[Any, Any]:
         assert last_only
         logits = np.zeros((1, 1, VOCABULARY), dtype=np.float32)
-        if cache is not None:
-            self.step += 1
-            expected = self.golden["greedy_float64"][0][self.step]
-            logits[0, 0, (expected + 1) % VOCABULARY if self.step == self.wrong_at else expected] = 1
-            return logits
         number = [prompt["ids"] for prompt in self.prompts].index(ids[0])
         logits[0, 0, self.golden["indices"][number]] = self.golden["float64"][number] + self.error
         return logits

@@ -4,8 +4,11 @@ import importlib
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from lepton_ref import cli, demo
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -57,3 +60,29 @@ def test_every_record_of_a_decision_is_in_the_index() -> None:
     records = sorted(path.name for path in (ROOT / "docs" / "adr").glob("[0-9]*.md"))
     assert len(records) >= 5
     assert [name for name in records if f"({name})" not in index] == []
+
+
+def test_every_command_that_is_named_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    text = README.read_text(encoding="utf-8")
+    named = set(re.findall(r"lepton-ref ([a-z]+)", text))
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    listed = set(re.findall(r"^    ([a-z]+)(?:  |$)", capsys.readouterr().out, re.MULTILINE))
+    assert named == listed
+    for command, option in re.findall(r"lepton-ref ([a-z]+) [^`\n]*?(--[a-z-]+)", text):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert option in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        path = demo.find(demo.MODEL)
+    except FileNotFoundError as error:
+        pytest.skip(f"{error}: `make test-slow` installs it")
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {"path": path}
+    exec(compile(example, str(README), "exec"), names)  # a document's own code, which the test is there to run
+    assert names["trace"]["layers.0.attn"].shape == (1, len(names["ids"]), 576)
+    assert "Paris" in capsys.readouterr().out
