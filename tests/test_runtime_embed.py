@@ -370,10 +370,14 @@ def test_a_family_without_pooler(tmp_path: Path) -> None:
 # --- the bar ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_bar_is_drawn_where_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_is_drawn_where_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = lepton_ref.load(made(tmp_path, "bert"))
     quiet = model.embed(ROWS)
-    assert capsys.readouterr() == ("", "")
+    model.embed(ROWS, progress=True)
+    assert capsys.readouterr() == ("", ""), "standard error is no terminal"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
     np.testing.assert_array_equal(model.embed(ROWS, progress=True), quiet)
     out, error = capsys.readouterr()
     assert out == ""

@@ -9,7 +9,10 @@ T = TypeVar("T")
 
 
 def track(items: Sequence[T], description: str, *, wanted: bool) -> Iterable[T]:
-    """The items, one after the other, with a bar on standard error; without one where `rich` is not installed."""
+    """The items, one after the other, with a bar on standard error while it lasts.
+
+    Without one where `rich` is not installed, or where standard error is neither a terminal nor a notebook.
+    """
     if not wanted:
         return items
     try:
@@ -17,4 +20,6 @@ def track(items: Sequence[T], description: str, *, wanted: bool) -> Iterable[T]:
         from rich.progress import track as drawn
     except ImportError:
         return items
-    return drawn(items, description=description, console=Console(stderr=True))
+    console = Console(stderr=True)
+    seen = console.is_terminal or console.is_jupyter
+    return drawn(items, description=description, console=console, transient=True, disable=not seen)
