@@ -29,13 +29,6 @@ exit codes: 0 done, 1 failed while running, 2 usage or bad input, 130 interrupte
 """
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Examples as they are written, and room for the longest name beside what it means."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command -> the exit code."""
     args = _parser().parse_args(argv)
@@ -67,10 +60,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="lepton-ref",
         description="The reference for transformer inference.",
         epilog=EXAMPLES,
-        formatter_class=_Help,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lepton-ref {__version__}")
-    found = parser.add_subparsers(required=True, metavar="COMMAND")
+    found = parser.add_subparsers(required=True, metavar="COMMAND MODEL")
     for add in (_info, _run, _chat, _logits, _embed, _perplexity, _backends):
         add(found)
     return parser
@@ -138,7 +131,7 @@ def _command(
         help=about,
         description=about,
         epilog=f"examples:\n{lines}",
-        formatter_class=_Help,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=run)
     command.add_argument("--json", action="store_true", help="machine-readable output")

@@ -218,7 +218,9 @@ def _answer(talk: Conversation, said: str, args: argparse.Namespace) -> None:
     try:
         _told(talk.ask(said, on_token=_Printer("", quiet=args.json)), args)
     except KeyboardInterrupt:  # ends the answer, not the conversation
-        note("\n[interrupted; the question is forgotten]")
+        if not args.json:
+            print(flush=True)
+        note("[interrupted; the question is forgotten]")
     except ValueError as error:  # such as a question that does not fit
         if not sys.stdin.isatty():
             raise
