@@ -56,13 +56,25 @@ def check_logits(model: Model, prompts: list[dict[str, Any]], golden: dict[str, 
     """Print each prompt's distance -> whether none is further away than transformers' float32."""
     print("the next token's logits, against transformers in float64 on the same decoded weights:")
     good = True
+    start = first = time.perf_counter()
     for number, prompt in enumerate(prompts):
-        ours, theirs = compare(model.forward([prompt["ids"]], last_only=True)[0, -1], golden, number)
+        logits = model.forward([prompt["ids"]], last_only=True)[0, -1]
+        first = time.perf_counter() if number == 0 else first
+        ours, theirs = compare(logits, golden, number)
         good = good and ours <= theirs
         shown = json.dumps(prompt["text"], ensure_ascii=False)
         print(f"  {ours:.1e} away, transformers' own float32 {theirs:.1e}: {shown[:56]}")
+    speed = sum(len(prompt["ids"]) for prompt in prompts[1:]) / (time.perf_counter() - first)
+    print(f"the first in {first - start:.1f} s, decoding the weights; the others at {speed:.0f} tokens/s")
     print("no further away than transformers' float32\n" if good else "TOO FAR AWAY\n")
     return good
+
+
+def show_trace(model: Model, ids: list[int]) -> None:
+    """Print a few of the intermediates that a run can keep."""
+    head, *lines = repr(model.run_with_trace([ids])).splitlines()
+    print(f"{head}, every one by its name; some of them:")
+    print("\n".join([*lines[:3], "  …", *lines[-3:], ""]))
 
 
 def check_text(model: Model, prompt: dict[str, Any], expected: list[int]) -> bool:
@@ -76,13 +88,18 @@ def check_text(model: Model, prompt: dict[str, Any], expected: list[int]) -> boo
 
 
 def main() -> int:
-    """Load, compare, generate; 0 where all agrees."""
-    path = find(MODEL)
+    """Load, compare, generate -> 0 where all agrees, 1 where something does not, 2 without the model."""
+    try:
+        path = find(MODEL)
+    except FileNotFoundError as error:
+        print(f"{error}; `make demo` installs it")
+        return 2
     prompts, golden = read_golden()
     start = time.perf_counter()
     model = load(path)
     print(f"{path.name}: loaded in {time.perf_counter() - start:.2f} s, nothing decoded yet\n\n{model!r}\n")
     logits = check_logits(model, prompts, golden)
+    show_trace(model, prompts[0]["ids"])
     text = check_text(model, prompts[0], golden["greedy_float64"][0].tolist())
     return 0 if logits and text else 1
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,10 @@ class Replay:
         for step, token in enumerate(expected):
             yield Token(token + (step == self.wrong_at), text=" .", logprob=0.0)
 
+    def run_with_trace(self, ids: list[list[int]]) -> SimpleNamespace:
+        assert ids == [self.prompts[0]["ids"]]
+        return SimpleNamespace(embed="first", head="last")
+
     def forward(self, ids: list[list[int]], *, last_only: bool) -> np.ndarray[Any, Any]:
         assert last_only
         logits = np.zeros((1, 1, VOCABULARY), dtype=np.float32)
@@ -43,6 +48,7 @@ def test_the_goldens_own_numbers_pass(capsys: pytest.CaptureFixture[str], monkey
     printed = capsys.readouterr().out
     assert printed.count("away, transformers' own float32") == 5
     assert "the same tokens" in printed
+    assert "embed='first', head='last'" in printed
 
 
 @pytest.mark.parametrize("model", [Replay(error=1e-3), Replay(error=np.nan), Replay(wrong_at=63)])
@@ -50,6 +56,14 @@ def test_another_number_or_token_fails(model: Replay, monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo, "find", lambda name: Path("replay.gguf"))
     monkeypatch.setattr(demo, "load", lambda path: model)
     assert demo.main() == 1
+
+
+def test_without_the_model_the_remedy_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "MODEL", "package:no-such-package-at-all")
+    assert demo.main() == 2
+    assert "is not installed; pip install" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -55,6 +55,17 @@ def test_a_row_beyond_the_sample_is_not_decoded() -> None:
     assert repr(weight) == "Q8_0 (1, 131072), 136.0 KiB, 0 elements sampled"
 
 
+@pytest.mark.parametrize("shape", [(1, 5, 49152), (1, 262144), (262144,), (65536,), (0, 3), ()])
+def test_an_array_in_memory_is_looked_at_all_over(shape: tuple[int, ...]) -> None:
+    """Also where one row is larger than the sample: logits of one text are a single row."""
+    array = np.linspace(-1, 1, int(np.prod(shape))).reshape(shape)
+    text = array_text(array)
+    assert (" … " in text) == (array.size > 0)
+    seen = -(-array.size // max(1, -(-array.size // SAMPLE)))
+    assert seen <= SAMPLE
+    assert (f"{seen} elements sampled" in text) == (seen < array.size)
+
+
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
 def test_the_histogram_shows_every_place_that_holds_a_value(values: list[float]) -> None:
     array = np.array(values)
