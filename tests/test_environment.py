@@ -141,8 +141,8 @@ def test_every_pin_is_exact_and_every_dependency_of_ours_is_pinned(environment: 
 
 def make(*arguments: str, path: str) -> subprocess.CompletedProcess[str]:
     """Run make in the checkout with this PATH."""
-    environment = os.environ | {"PATH": path}
-    environment.pop("MAKEFLAGS", None)  # the test itself may run under make
+    of_make = ("PYTHON", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL")  # the test itself may run under make
+    environment = {name: value for name, value in os.environ.items() if name not in of_make} | {"PATH": path}
     command = ["make", "--no-print-directory", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
 
