@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import MappingProxyType
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from lepton_ref.interface import Array, Backend
 from lepton_ref.models.program import Op, Program
 from lepton_ref.numerics import Precision
 from lepton_ref.storage import Weight
+from lepton_ref.storage.kept import join
 
 
 class Cache(Protocol):
@@ -47,6 +49,41 @@ class Batch:
     last_only: bool
 
 
+@dataclass(frozen=True)
+class Join:
+    """Linear ops that read the same value, as one.
+
+    Attributes:
+        ops: the ops, next to one another in the program.
+        weight: their matrices, one below the other.
+        bias: their biases, one after the other; None where they have none.
+    """
+
+    ops: tuple[Op, ...]
+    weight: Weight
+    bias: Array | None
+
+
+def joins(
+    program: Program, weights: Mapping[str, Weight], vectors: Mapping[str, Array], *, backend: Backend
+) -> dict[str, Join]:
+    """The linear ops that can run as one, by the name of the first: q, k and v, or gate and up, as a rule.
+
+    It is the same function with fewer calls, which matters where one token is decoded at a time.
+    """
+    found = {}
+    for _, group in groupby(program.ops, key=lambda op: (op.kind, op.inputs)):
+        together = tuple(group)
+        biases = [vectors[op.weights["b"]] for op in together if "b" in op.weights]
+        if together[0].kind != "linear" or len(together) < 2 or len(biases) not in (0, len(together)):
+            continue
+        weight = join([weights[op.weights["w"]] for op in together])
+        if weight is not None:
+            bias = backend.xp.concat(biases, axis=0) if biases else None
+            found[together[0].name] = Join(together, weight, bias)
+    return found
+
+
 @dataclass
 class Run:
     """One run in progress.
@@ -56,6 +93,8 @@ class Run:
         vectors: biases and norm weights, decoded on the backend.
         batch: the inputs.
         cache: earlier keys and values, or None.
+        joins: linear ops that run as one, by the name of the first.
+        ready: outputs that were computed together with an earlier op's.
         layer: how many attention ops have used the cache so far.
         tables: RoPE's tables by record, shared by all layers.
     """
@@ -66,6 +105,8 @@ class Run:
     cache: Cache | None
     backend: Backend
     precision: Precision
+    joins: Mapping[str, Join] = field(default_factory=dict)
+    ready: dict[str, Array] = field(default_factory=dict)
     layer: int = 0
     tables: dict[ops.Rope, tuple[Array, Array]] = field(default_factory=dict)
     masks: dict[tuple[object, ...], Array] = field(default_factory=dict)
@@ -111,8 +152,18 @@ def _embed(run: Run, op: Op) -> Array:
 
 
 def _linear(run: Run, op: Op, x: Array) -> Array:
-    bias = run.vector(op, "b")
-    return ops.linear(x, run.weights[op.weights["w"]], bias, backend=run.backend, precision=run.precision)
+    if op.name in run.ready:
+        return run.ready.pop(op.name)
+    together = run.joins.get(op.name)
+    if together is None:
+        bias = run.vector(op, "b")
+        return ops.linear(x, run.weights[op.weights["w"]], bias, backend=run.backend, precision=run.precision)
+    y = ops.linear(x, together.weight, together.bias, backend=run.backend, precision=run.precision)
+    start = 0
+    for each in together.ops:
+        run.ready[each.name] = y[..., start : start + each.width]
+        start += each.width
+    return run.ready.pop(op.name)
 
 
 def _rms_norm(run: Run, op: Op, x: Array) -> Array:

@@ -99,9 +99,10 @@ def _weighted_sum(scores: Array, values: Array, mask: Array, sinks: Array | None
 def _matmul_of_seen(weights: Array, distance: Array, values: Array, mask: Array, backend: Backend) -> Array:
     """The product weights @ values, in which 0 × NaN and 0 × inf of masked keys do not take part."""
     xp = backend.xp
+    summed = backend.matmul(weights, values, accumulate="float64")
+    if backend.to_numpy(xp.all(xp.isfinite(summed))):  # no NaN or infinity came in, nor could one hide
+        return summed
     finite = xp.isfinite(values)
-    if backend.to_numpy(xp.all(finite)):
-        return backend.matmul(weights, values, accumulate="float64")
     healthy = backend.to_numpy(xp.all(xp.all(xp.all(finite, axis=-1), axis=1), axis=0))[0]
     summed = backend.matmul(weights, xp.where(finite, values, 0.0), accumulate="float64")
     underflowed = (weights == 0.0) & (distance > -math.inf)  # a positive real number: its product with inf is inf

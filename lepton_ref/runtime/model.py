@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ref.interface import Array, Backend, HostArray
-from lepton_ref.models.execute import Batch, Run, execute
+from lepton_ref.models.execute import Batch, Join, Run, execute, joins
 from lepton_ref.models.inputs import make_batch
 from lepton_ref.models.program import Program
 from lepton_ref.numerics import Precision
@@ -68,6 +68,10 @@ class Model:
         """Biases and norm weights: small, so they stay decoded."""
         weights = self.parts.weights
         return {name: self.backend.from_numpy(w.decode()) for name, w in weights.items() if len(w.shape) == 1}
+
+    @cached_property
+    def _joins(self) -> dict[str, Join]:
+        return joins(self.program, self.parts.weights, self._vectors, backend=self.backend)
 
     @property
     def is_causal(self) -> bool:
@@ -158,7 +162,7 @@ class Model:
         if cache is not None:
             self._require_own(cache)
         batch = make_batch(self.program, self.config, input_ids, last_only=last_only, **known)
-        run = Run(self.parts.weights, self._vectors, batch, cache, self.backend, self.precision)
+        run = Run(self.parts.weights, self._vectors, batch, cache, self.backend, self.precision, self._joins)
         with self._limit:
             output = self.backend.to_numpy(execute(run, self.program, watch=watch))
         if cache is not None:

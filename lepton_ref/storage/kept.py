@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,11 +31,12 @@ class Kept(Weight):
             raise ValueError(f"room must be float64 {base.shape}, got {room.dtype} {room.shape}")
         self.base = base
         self.backend = backend
-        self._room = room
+        self.room = room
         self.format = base.format
         self.shape = base.shape
         self.nbytes = base.nbytes
         self._decoded: Array | None = None
+        self._filled = False
         self._lock = threading.Lock()  # two threads that use it first at the same time decode it once
 
     def rows(self, start: int, stop: int, /) -> HostArray:
@@ -54,16 +55,76 @@ class Kept(Weight):
         """
         if backend is not self.backend:
             raise ValueError(f"this weight is kept on backend {self.backend.name!r}, not on {backend.name!r}")
+        self.fill()
         with self._lock:
-            values = self._values()
-        yield 0, self.shape[0], values
+            if self._decoded is None:
+                self._decoded = backend.from_numpy(self.room)
+        yield 0, self.shape[0], self._decoded
 
-    def _values(self) -> Array:
-        if self._decoded is None:
-            step = max(1, PANEL_BYTES * self.shape[0] // max(1, self._room.nbytes))
+    def fill(self) -> None:
+        """Decode into the room, the first time."""
+        with self._lock:
+            if self._filled:
+                return
+            step = max(1, PANEL_BYTES * self.shape[0] // max(1, self.room.nbytes))
             for start in range(0, self.shape[0], step):
                 stop = min(start + step, self.shape[0])
                 with np.errstate(invalid="ignore"):  # a signalling NaN is a value too
-                    self._room[start:stop] = self.base.rows(start, stop)
-            self._decoded = self.backend.from_numpy(self._room)
-        return self._decoded
+                    self.room[start:stop] = self.base.rows(start, stop)
+            self._filled = True
+
+
+class Joined(Weight):
+    """Kept weights of the same inputs that lie one after the other in one allocation: one product serves them all.
+
+    Args:
+        parts: the weights, in the order in which they lie; see `join`.
+        room: all their rooms as one matrix.
+    """
+
+    def __init__(self, parts: Sequence[Kept], *, room: NDArray[np.float64]) -> None:
+        self.parts = tuple(parts)
+        self.backend = parts[0].backend
+        self.format = "+".join(dict.fromkeys(part.format for part in parts))
+        self.shape = room.shape
+        self.nbytes = sum(part.nbytes for part in parts)
+        self._room = room
+        self._decoded: Array | None = None
+
+    def rows(self, start: int, stop: int, /) -> HostArray:
+        """`(stop - start, I)` decoded."""
+        return self.take(np.arange(start, stop))
+
+    def take(self, index: NDArray[np.int64], /) -> HostArray:
+        """`(N,) -> (N, I)` the rows of these numbers, decoded."""
+        for part in self.parts:
+            part.fill()
+        return self._room[index]
+
+    def panels(self, *, backend: Backend) -> Iterator[tuple[int, int, Array]]:
+        """Yield the whole as one panel.
+
+        Raises:
+            ValueError: a backend other than the one that keeps it.
+        """
+        if backend is not self.backend:
+            raise ValueError(f"these weights are kept on backend {self.backend.name!r}, not on {backend.name!r}")
+        if self._decoded is None:
+            for part in self.parts:
+                part.fill()
+            self._decoded = backend.from_numpy(self._room)
+        yield 0, self.shape[0], self._decoded
+
+
+def join(weights: Sequence[Weight]) -> Joined | None:
+    """Several weights as one, where all are kept, of one width, and neighbours in one allocation; None where not."""
+    parts = [weight for weight in weights if isinstance(weight, Kept)]
+    if len(parts) != len(weights) or len({(id(part.room.base), part.shape[1]) for part in parts}) != 1:
+        return None
+    arena = parts[0].room.base
+    starts = [part.room.ctypes.data for part in parts]
+    ends = [part.room.ctypes.data + part.room.nbytes for part in parts]
+    if not isinstance(arena, np.ndarray) or arena.ndim != 1 or starts[1:] != ends[:-1]:
+        return None
+    first, last = ((address - arena.ctypes.data) // arena.itemsize for address in (starts[0], ends[-1]))
+    return Joined(parts, room=arena[first:last].reshape(-1, parts[0].shape[1]))
