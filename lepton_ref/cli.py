@@ -31,6 +31,9 @@ exit codes: 0 done, 1 failed while running, 2 usage or bad input, 130 interrupte
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command -> the exit code."""
+    if sys.stdout is None:  # what Python makes of a closed descriptor
+        note("lepton-ref: error: standard output is closed; send it to a file, or to /dev/null")
+        return 1
     args = _parser().parse_args(argv)
     try:
         args.run(args)

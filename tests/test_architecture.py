@@ -250,6 +250,27 @@ HARMLESS: list[tuple[str, str]] = [
 ]
 
 
+def dropped(path: str, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call | ast.Compare):
+            called = ast.unparse(node.value.func).split(".")[-1] if isinstance(node.value, ast.Call) else "a comparison"
+            if called in {"array_equal", "array_equiv", "allclose", "isclose", "a comparison"}:
+                yield f"{path}:{node.lineno}: drops the result of {called}"
+
+
+def test_no_comparison_is_dropped() -> None:
+    paths = [path for folder in ("lepton_ref", "backends", "golden", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert Path(__file__) in paths
+    found = [message for path in paths for message in dropped(str(path), ast.parse(path.read_text(encoding="utf-8")))]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("text", ["np.array_equal(a, b)", "def f():\n    xp.allclose(a, b)", "a == b", "isclose(a, b)"])
+def test_a_dropped_comparison_is_found(text: str) -> None:
+    assert list(dropped("tests/a.py", ast.parse(text)))
+    assert not list(dropped("tests/a.py", ast.parse("assert np.array_equal(a, b)\nc = a == b\nf(a)")))
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_the_library_keeps_the_rule(check: Check) -> None:
     files = sources()

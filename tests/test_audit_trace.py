@@ -147,7 +147,7 @@ def test_a_trace_in_a_terminal() -> None:
     assert repr(SMALL) == (
         "Trace of 3 ops\n"
         "  embed                        (1, 1, 2)          float32  -1 … +0.5\n"
-        "  layers.0.attn.q              (1, 1, 2)          float32  +2 … +2\n"
+        "  layers.0.attn.q              (1, 1, 2)          float32  +2 … +2, 1 of 2 not finite\n"
         "  <script>                     (1, 1, 1)          float64  no finite value"
     )
 
@@ -167,3 +167,11 @@ def test_showing_a_trace_looks_at_a_sample_of_it() -> None:
     wide = np.broadcast_to(np.float32(2), (1_000_000, 1, 1000))
     assert repr(Trace({"embed": wide}, wide)).endswith("(1000000, 1, 1000) float32  +2 … +2")
     assert "elements sampled" in Trace({"embed": wide}, wide)._repr_html_()
+
+
+def test_one_nan_among_many_is_told() -> None:
+    value = np.zeros((300, 1000), dtype=np.float32)
+    value[123, 457] = np.nan
+    shown = repr(Trace({"x": value, "y": np.zeros(3)}, value))
+    assert ", 1 of 300000 not finite" in shown.splitlines()[1]
+    assert "not finite" not in shown.splitlines()[2]

@@ -427,3 +427,14 @@ def test_an_interrupted_process_ends_with_130(path: Path) -> None:
     _, error = run.communicate(timeout=60)
     assert run.returncode == 130
     assert error.strip() == "lepton-ref: interrupted"
+
+
+def test_a_closed_standard_output_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["backends"]) == 1
+    monkeypatch.undo()
+    assert (
+        capsys.readouterr().err == "lepton-ref: error: standard output is closed; send it to a file, or to /dev/null\n"
+    )

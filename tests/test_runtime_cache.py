@@ -369,3 +369,10 @@ def test_float64_keys_stay_float64() -> None:
     keys, values, _, _ = cache.extend(0, third, third)
     np.testing.assert_array_equal(keys, third)
     np.testing.assert_array_equal(values, third)
+
+
+@pytest.mark.parametrize("size", [{"capacity": 10**15}, {"capacity": 10**18}, {"capacity": 1, "batch": 10**18}])
+def test_more_than_memory_holds_is_refused_with_its_numbers(size: dict[str, int]) -> None:
+    batch, capacity = size.get("batch", 1), size["capacity"]
+    with pytest.raises(ValueError, match=f"a cache for {batch} × {capacity} tokens is more than memory holds; ask for"):
+        new_cache((None,), **size)

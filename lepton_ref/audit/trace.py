@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from html import escape
 
+import numpy as np
+
 from lepton_ref.interface import HostArray
 from lepton_ref.storage.show import array_html, array_summary
 
@@ -37,6 +39,8 @@ class Trace(Mapping[str, HostArray]):
         for name, value in self._values.items():
             seen = array_summary(value)
             spread = "no finite value" if seen.low is None else f"{seen.low:+.4g} … {seen.high:+.4g}"
+            odd = value.size - int(np.isfinite(value).sum())  # of all, since a sample could miss the one that matters
+            spread += f", {odd} of {value.size} not finite" if 0 < odd < value.size else ""
             lines.append(f"  {name:<28} {value.shape!s:<18} {value.dtype!s:<8} {spread}")
         return "\n".join(lines)
 

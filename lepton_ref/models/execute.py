@@ -97,6 +97,7 @@ class Run:
         ready: outputs that were computed together with an earlier op's.
         layer: how many attention ops have used the cache so far.
         tables: RoPE's tables by record, shared by all layers.
+        masks: who sees whom, by causality, window and number of keys: layers of one window keep the same keys.
     """
 
     weights: Mapping[str, Weight]

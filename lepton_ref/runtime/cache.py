@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +194,7 @@ class KVCache:
         counts: (B), unmasked tokens of each sequence so far.
 
     Raises:
-        ValueError: a batch or a capacity that is not an integer of at least 1.
+        ValueError: a batch or a capacity that is not an integer of at least 1, or that memory cannot hold.
     """
 
     def __init__(
@@ -217,11 +218,15 @@ class KVCache:
         self.owner = owner
         self.batch = batch
         self.length = 0
-        self.counts: NDArray[np.int64] = np.zeros(batch, dtype=np.int64)
-        self._stores = [
-            LayerStore(spec, batch=batch, room=_first_room(capacity, spec.window), backend=backend, precision=precision)
-            for spec in layers
-        ]
+        how: dict[str, Any] = {"batch": batch, "backend": backend, "precision": precision}
+        try:
+            self.counts: NDArray[np.int64] = np.zeros(batch, dtype=np.int64)
+            self._stores = [LayerStore(spec, room=_first_room(capacity, spec.window), **how) for spec in layers]
+        except (MemoryError, ValueError, OverflowError) as error:
+            slots = FIRST_ROOM if capacity is None else capacity
+            raise ValueError(
+                f"a cache for {batch} × {slots} tokens is more than memory holds; ask for a smaller capacity or batch"
+            ) from error
         self._groups = {
             window: Group(window, [s for s in self._stores if s.spec.window == window], batch=batch, capacity=capacity)
             for window in {spec.window for spec in layers}
