@@ -15,6 +15,7 @@ from lepton_ref import ops
 from lepton_ref.interface import Array, Backend
 from lepton_ref.models.program import Op, Program
 from lepton_ref.numerics import Precision
+from lepton_ref.ops.base import silence
 from lepton_ref.storage import Weight
 from lepton_ref.storage.kept import join
 
@@ -117,6 +118,7 @@ class Run:
         return self.vectors[op.weights[role]] if role in op.weights else None
 
 
+@silence()
 def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] | None = None) -> Array:
     """-> the output of the program's last op. An intermediate is dropped after its last use.
 

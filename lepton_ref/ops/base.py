@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,12 +18,28 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+_IN_SILENCE: ContextVar[bool] = ContextVar("in_silence", default=False)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Within the block infinities and NaN are values of which NumPy does not warn: one switch for many ops."""
+    before = _IN_SILENCE.set(True)
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    finally:
+        _IN_SILENCE.reset(before)
+
+
 def op(function: Callable[P, R]) -> Callable[P, R]:
-    """Mark a function as an op: infinities and NaN are values here, so NumPy does not warn of them."""
+    """Mark a function as an op: it runs in silence."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with np.errstate(all="ignore"):
+        if _IN_SILENCE.get():
+            return function(*args, **kwargs)
+        with silence():
             return function(*args, **kwargs)
 
     return run

@@ -55,10 +55,9 @@ class Kept(Weight):
         """
         if backend is not self.backend:
             raise ValueError(f"this weight is kept on backend {self.backend.name!r}, not on {backend.name!r}")
-        self.fill()
-        with self._lock:
-            if self._decoded is None:
-                self._decoded = backend.from_numpy(self.room)
+        if self._decoded is None:
+            self.fill()
+            self._decoded = backend.from_numpy(self.room)
         yield 0, self.shape[0], self._decoded
 
     def fill(self) -> None:
