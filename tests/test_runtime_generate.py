@@ -475,6 +475,11 @@ def test_a_prompt_that_is_none_is_refused(prompt: Any, error: type[Exception], m
         ({"stop_strings": [5]}, ValueError, "stop_strings holds 5"),
         ({"max_tokens": 5}, TypeError, "max_tokens"),
         ({"stop_ids": [2.5]}, TypeError, r"stop_ids holds 2\.5; give integers"),
+        ({"stop_ids": 3}, TypeError, r"stop_ids must be a list of ids, got 3; None is the model's own, \(\) is none"),
+        ({"stop_ids": [10**9]}, ValueError, "stop_ids holds 1000000000, outside the vocabulary of 61; no sequence"),
+        ({"stop_ids": [-1]}, ValueError, "stop_ids holds -1, outside the vocabulary of 61"),
+        ({"stop_strings": 3}, TypeError, r"stop_strings must be a text or a list of texts, got 3; \(\) is none"),
+        ({"stop_strings": None}, TypeError, "stop_strings must be a text or a list of texts, got None"),
     ],
 )
 @pytest.mark.parametrize("way", ["generate", "stream"])
@@ -496,6 +501,12 @@ def test_an_option_that_is_wrong_is_refused_at_once(
 def test_a_model_that_cannot_go_on_is_refused_by_name(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model(name).generate([5])
+
+
+def test_what_cannot_be_called_is_refused_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Model, "forward")
+    with pytest.raises(TypeError, match="on_token must be a function of one Token, got 3; leave it out for none"):
+        model().generate([5], on_token=3)
 
 
 def test_a_cache_of_another_kind_is_refused() -> None:

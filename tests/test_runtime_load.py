@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -289,8 +290,14 @@ def test_a_link_to_a_folder_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", [None, 3, b"llama"])
 def test_a_path_of_another_type_is_refused(path: Any) -> None:
-    with pytest.raises(TypeError, match="str"):
+    message = f"the path must be text or a pathlib.Path, got {path!r}; give a folder or a .gguf file"
+    with pytest.raises(TypeError, match=re.escape(message)):
         lepton_ref.load(path, backend=BACKEND)
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(ValueError, match=r"the path is empty; give a folder or a \.gguf file, or '\.' for the"):
+        lepton_ref.load("", backend=BACKEND)
 
 
 def test_what_is_at_the_path_is_said(tmp_path: Path) -> None:

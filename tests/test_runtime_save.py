@@ -84,6 +84,12 @@ def test_a_joined_gguf_no_longer_says_that_it_is_split(tmp_path: Path) -> None:
     assert (tmp_path / "c.gguf").read_bytes() == whole.read_bytes() != split.read_bytes()
 
 
+@pytest.mark.parametrize("path", [None, 3, b"x"])
+def test_a_path_of_another_type_is_refused(path: Any) -> None:
+    with pytest.raises(TypeError, match=f"the path must be text or a pathlib.Path, got {path!r}; give a folder or"):
+        load(TINY / "llama").save(path)
+
+
 def test_each_kind_has_its_own_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"x\.gguf: this model was read from a folder and is saved as one; give a fo"):
         load(TINY / "llama").save(tmp_path / "x.gguf")

@@ -68,9 +68,11 @@ def generate(
     Raises:
         ValueError: an encoder, an empty prompt, ids outside the vocabulary, an option outside its range, logits that
             are NaN.
-        TypeError: a prompt that is neither text nor integers.
+        TypeError: a prompt that is neither text nor integers, or an argument of another type than it is said to have.
         ContextOverflowError: a prompt that does not fit; found before anything runs.
     """
+    if on_token is not None and not callable(on_token):
+        raise TypeError(f"on_token must be a function of one Token, got {on_token!r}; leave it out for none")
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     found_jobs, single = _prepare(
         model, prompt, sampling, max_new_tokens=max_new_tokens, sequence=sequence, stop_ids=stop_ids,
@@ -137,18 +139,36 @@ def _prepare(
     require_integer("max_new_tokens", max_new_tokens, low=1, remedy="it counts new tokens, without the prompt's")
     require_integer("chunk", chunk, low=1, remedy="it counts tokens of the prompt")
     require_integer("sequence", sequence, low=0, high=WORD - 1, remedy="it is one word of a key")
-    stops = (stop_strings,) if isinstance(stop_strings, str) else tuple(stop_strings)
+    stops = _stop_strings(stop_strings)
+    prompts, single = one_or_many(model, prompt)
+    tokenizer = _tokenizer(model, needed=len(stops) > 0)
+    ends = _own_stop_ids(model, tokenizer) if stop_ids is None else _stop_ids(stop_ids, model.config.vocab_size)
+    options = Options(sampling, max_new_tokens, ends, stops, chunk, sequence, progress)
+    return jobs(model, prompts, options, cache=cache, tokenizer=tokenizer), single
+
+
+def _stop_strings(given: Any) -> tuple[str, ...]:
+    if isinstance(given, bytes) or not isinstance(given, Iterable):
+        raise TypeError(f"stop_strings must be a text or a list of texts, got {given!r}; () is none")
+    stops = (given,) if isinstance(given, str) else tuple(given)
     for stop in stops:
         if not isinstance(stop, str) or stop == "":
             raise ValueError(f"stop_strings holds {stop!r}; give texts of at least one character")
-    prompts, single = one_or_many(model, prompt)
-    tokenizer = _tokenizer(model, needed=len(stops) > 0)
-    ends = _own_stop_ids(model, tokenizer) if stop_ids is None else frozenset(stop_ids)
+    return stops
+
+
+def _stop_ids(given: Any, vocab_size: int) -> frozenset[int]:
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) != 1:
+        raise TypeError(f"stop_ids must be a list of ids, got {given!r}; None is the model's own, () is none")
+    ends = list(given)
     for end in ends:
         if isinstance(end, bool) or not isinstance(end, int | np.integer):
             raise TypeError(f"stop_ids holds {end!r}; give integers")
-    options = Options(sampling, max_new_tokens, ends, stops, chunk, sequence, progress)
-    return jobs(model, prompts, options, cache=cache, tokenizer=tokenizer), single
+        if not 0 <= end < vocab_size:
+            raise ValueError(
+                f"stop_ids holds {end}, outside the vocabulary of {vocab_size}; no sequence would end by it"
+            )
+    return frozenset(map(int, ends))
 
 
 def _tokenizer(model: Model, *, needed: bool) -> Tokenizer | None:

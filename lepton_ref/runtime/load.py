@@ -14,6 +14,7 @@ from lepton_ref.models import FAMILIES, GGUF_FAMILIES, Family
 from lepton_ref.models.names import bind
 from lepton_ref.models.reader import Reader
 from lepton_ref.numerics import Precision, get_precision
+from lepton_ref.runtime.find import as_path
 from lepton_ref.runtime.memory import keep
 from lepton_ref.runtime.model import Model
 from lepton_ref.runtime.parts import Parts
@@ -43,13 +44,13 @@ def load(
         FileFormatError: a file that is damaged or not what it claims.
         ConfigError: a family or a setting that is not supported, or a config that contradicts itself.
         WeightsError: a tensor missing, left over, or of the wrong shape.
-        ValueError: an unknown backend, precision or choice.
-        TypeError: threads that is no integer, or a backend that does not keep the interface.
+        ValueError: an empty path, or an unknown backend, precision or choice.
+        TypeError: a path that is no path, threads that is no integer, or a backend that does not keep the interface.
         ImportError: threads is given and threadpoolctl is absent, or the backend's own library is.
     """
     chosen = registry.get(backend)
     how = get_precision(precision)
-    where = Path(path)
+    where = as_path(path)
     if not where.exists():
         raise FileNotFoundError(f"{where}: no such file or folder; give a folder with config.json or a .gguf file")
     parts = _from_folder(where) if where.is_dir() else _from_gguf(where)

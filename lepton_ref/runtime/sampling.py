@@ -56,23 +56,25 @@ class Sampling:
     def __post_init__(self) -> None:
         require_number("temperature", self.temperature, low=0, remedy="0 takes the likeliest token")
         if self.top_k is not None:
-            require_integer("top_k", self.top_k, low=1, remedy="None keeps all")
+            require_integer("top_k", self.top_k, low=1, remedy="leave it out to keep all")
         if self.top_p is not None:
-            require_number("top_p", self.top_p, low=0, high=1, remedy="None keeps all")
+            require_number("top_p", self.top_p, low=0, high=1, remedy="leave it out to keep all")
         if self.min_p is not None:
-            require_number("min_p", self.min_p, low=0, high=1, remedy="None keeps all")
-        require_number("repetition_penalty", self.repetition_penalty, low=0, remedy="1 changes nothing")
-        if self.repetition_penalty == 0:
-            raise ValueError("repetition_penalty is 0, but must be above 0; 1 changes nothing")
+            require_number("min_p", self.min_p, low=0, high=1, remedy="leave it out to keep all")
+        penalty = self.repetition_penalty
+        require_number("repetition_penalty", penalty, low=0, low_included=False, remedy="1 changes nothing")
         require_integer("seed", self.seed, low=0, high=WORD - 1, remedy="it is one word of a key")
 
 
-def require_number(name: str, value: object, *, low: float, high: float = math.inf, remedy: str) -> None:
+def require_number(
+    name: str, value: object, *, low: float, high: float = math.inf, low_included: bool = True, remedy: str
+) -> None:
     """Raise TypeError for what is no real number, ValueError for one that is not finite or not from low to high."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (low <= value <= high and math.isfinite(value)):
-        wanted = f"at least {low} and finite" if high == math.inf else f"from {low} to {high}"
+    if not (low <= value <= high and math.isfinite(value)) or (value == low and not low_included):
+        least = "at least" if low_included else "above"
+        wanted = f"{least} {low} and finite" if high == math.inf else f"from {low} to {high}"
         raise ValueError(f"{name} is {value!r}, but must be {wanted}; {remedy}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lepton_ref.files import write_gguf, write_safetensors
 from lepton_ref.interface import HostArray
+from lepton_ref.runtime.find import as_path
 from lepton_ref.runtime.parts import Parts
 from lepton_ref.storage import Weight
 
@@ -38,9 +39,10 @@ def save(parts: Parts, path: str | os.PathLike[str], *, overwrite: bool = False)
 
     Raises:
         FileExistsError: something is there and `overwrite` is False.
-        ValueError: a folder asked of a GGUF model or the other way round.
+        TypeError: a path that is no path.
+        ValueError: an empty path, or a folder asked of a GGUF model or the other way round.
     """
-    target = Path(path)
+    target = as_path(path)
     if parts.file.kind == "gguf" and target.suffix != ".gguf":
         raise ValueError(f"{target}: this model was read from GGUF and is saved as GGUF; end the path in .gguf")
     if parts.file.kind != "gguf" and target.suffix == ".gguf":
