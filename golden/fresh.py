@@ -1,7 +1,7 @@
 """New tiny checkpoints that nobody has tuned to: random sizes, weights and options, with a true float64 run.
 
-    python golden/fresh.py --family llama --seed 123 OUT             # one checkpoint, OUT/llama-123
-    python golden/fresh.py --family all --seed 0 --count 20 OUT      # twenty of every family
+    .venv-peers/bin/python golden/fresh.py --family llama --seed 123 OUT             # one checkpoint, OUT/llama-123
+    .venv-peers/bin/python golden/fresh.py --family all --seed 0 --count 20 OUT      # twenty of every family
 
 Each folder is laid out as those of golden/tiny (golden/README.md), with the case's own settings in case.json. Nothing
 here is checked in: the same command makes the same files. ``--exotic`` adds options that few published models use.

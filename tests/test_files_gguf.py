@@ -143,7 +143,7 @@ def test_the_vocabulary_of_a_large_model_is_read_quickly(tmp_path: Path) -> None
     read_gguf(path)
     start = time.process_time()
     file = read_gguf(path)
-    # 0.15 s where this was written; the bound is for quadratic or per-byte work, not for a slow machine
+    # the bound is for quadratic or per-byte work, not for a slow machine
     assert time.process_time() - start < 2
     assert file.metadata["t"] == tokens
 
