@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.models.decoder import DecoderConfig, read_decoder, read_gguf_decoder
+from lepton_ref.models.decoder import DecoderConfig, gated_mlp, logits, read_decoder, read_gguf_decoder
 from lepton_ref.models.family import GGUF, Family
 from lepton_ref.models.names import NameTable, Part
 from lepton_ref.models.program import Program
@@ -54,14 +54,11 @@ def program(c: LlamaConfig, head: str) -> Program:
             heads=c.num_attention_heads, kv_heads=c.num_key_value_heads, scale=c.head_dim**-0.5,
         )  # fmt: skip
         x = b.add("attn_residual", x, b.linear("attn.o", a, c.hidden_size, bias=c.attention_bias))
-        n = b.rms_norm("mlp_norm", x, eps=c.rms_norm_eps)
-        gate = b.linear("mlp.gate", n, c.intermediate_size, bias=c.mlp_bias)
-        up = b.linear("mlp.up", n, c.intermediate_size, bias=c.mlp_bias)
-        f = b.linear("mlp.down", b.gated("mlp", gate, up, c.hidden_act), c.hidden_size, bias=c.mlp_bias)
+        f = gated_mlp(b, c, b.rms_norm("mlp_norm", x, eps=c.rms_norm_eps), bias=c.mlp_bias)
         x = b.add("mlp_residual", x, f)
     x = p.rms_norm("norm", p.last("last", x), eps=c.rms_norm_eps)
     if head == "causal_lm":
-        p.linear("head", x, c.vocab_size, tied_to="embed" if c.tie_word_embeddings else None)
+        logits(p, c, x)
     return p
 
 
