@@ -96,8 +96,8 @@ def power(base: Interval, exponent: Interval | Fraction | int) -> Interval:
 def pi(digits: int) -> Interval:
     """π by Machin's formula 16·arctan(1/5) − 4·arctan(1/239) in integers.
 
-    Proof, in units of 10^−(digits + 10): arctan(1/n) = Σ (−1)ᵏ/((2k + 1)·n^(2k+1)) alternates with falling terms; what is
-    left out is at most the first term left out, below 2 units. The power that is carried along is cut to an integer
+    Proof, in units of 10^−(digits + 10): arctan(1/n) = Σ (−1)ᵏ/((2k + 1)·n^(2k+1)) alternates, its terms fall, and what
+    is left out is at most the first term left out, below 2 units. The power that is carried along is cut to an integer
     each time and errs by less than 1 + 1/n² + 1/n⁴ + … < 2, a term by less than 3. There are fewer than digits + 10
     terms, as 5² > 10, so an arctan errs by less than 3·(digits + 10) + 2 and π by less than 20 times that.
     """
