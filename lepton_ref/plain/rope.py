@@ -108,9 +108,9 @@ def attention_factor(rope: Rope) -> Real:
     """The scale of the rotated numbers: 1 but for yarn and longrope.
 
     A stored one is the float that it is. longrope's own is √(1 + ln factor/ln M), yarn's 1 + 0.1·mscale·ln factor or
-    the quotient of two such. Equality with a rational m: ln of a rational other than 1 is transcendental (Lindemann), so
-    yarn's is never rational, nor is a quotient of two that differ; ln factor/ln M is rational or transcendental
-    (Gelfond and Schneider), and where it is rational, m² decides.
+    the quotient of two such. Equality with a rational m: the logarithm of a rational other than 1 is transcendental
+    (Lindemann), so yarn's is never rational, nor is a quotient of two that differ; ln factor/ln M is rational or
+    transcendental (Gelfond and Schneider), and where it is rational, m² decides.
     """
     if rope.kind not in ("yarn", "longrope"):
         return Real.rational(1)
@@ -212,7 +212,8 @@ def _is_cut(part: Interval) -> bool:
 
 def _pair_that_turns(rope: Rope, times: float, digits: int) -> Interval:
     turns = Fraction(rope.original_length) / Fraction(times) / 2
-    return log(turns / pi(digits)) * rope.width / (log(Interval.of(rope.theta, digits)) * 2)
+    width: int = rope.width
+    return log(turns / pi(digits)) * width / (log(Interval.of(rope.theta, digits)) * 2)
 
 
 def _whole(rope: Rope, times: float, rounding: str) -> int:
@@ -243,7 +244,8 @@ def _longrope_factor(factor: Fraction, length: int) -> Real:
 
 
 def _yarn_scale(rope: Rope, mscale: float, digits: int) -> Interval:
-    return log(Interval.of(rope.factor, digits)) * (YARN_SLOPE * Fraction(mscale)) + 1
+    slope = YARN_SLOPE * Fraction(mscale)
+    return log(Interval.of(rope.factor, digits)) * slope + 1
 
 
 def _integer_root(value: int, exponent: int) -> int:
