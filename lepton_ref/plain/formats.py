@@ -27,7 +27,9 @@ __all__ = [
     "get_format",
     "goes_out",
     "nan_of",
+    "overflowed",
     "round_to",
+    "turns_back",
 ]
 
 MODES = ("even", "away", "zero", "up", "down", "odd", "stochastic")
@@ -81,14 +83,14 @@ def round_to(
     f = get_format(format)
     _check_mode(mode, chance)
     if isinstance(value, float) and not math.isfinite(value):
-        return nan_of(f) if math.isnan(value) else _overflowed(value < 0, f, saturate)
+        return nan_of(f) if math.isnan(value) else overflowed(value < 0, f, saturate)
     exact = Fraction(value)
     negative = math.copysign(1.0, value if isinstance(value, float) else zero) < 0 if exact == 0 else exact < 0
     if isinstance(f, FloatFormat) and not f.signed and (exact <= 0 or exact < Fraction(f.least)):
         return f.least if exact > 0 or saturate else nan_of(f)
     size = Fraction(0) if exact == 0 else _rounded(abs(exact), negative, f, mode, chance)
     if size > (-f.lowest if negative else f.largest):
-        return _overflowed(negative, f, saturate or _turns_back(mode, negative, f))
+        return overflowed(negative, f, saturate or turns_back(mode, negative, f))
     signed_zero = isinstance(f, FloatFormat) and f.negative_zero
     return -float(size) if negative and (size > 0 or signed_zero) else float(size)
 
@@ -172,8 +174,8 @@ def _place_in_list(magnitude: Fraction, negative: bool, f: CodebookFormat) -> _P
     return _Place(sizes[at], sizes[at + 1], codes[at] % 2 == 1)
 
 
-def _overflowed(negative: bool, f: Format, saturate: bool) -> float:
-    """What a number beyond the largest becomes."""
+def overflowed(negative: bool, f: Format, saturate: bool) -> float:
+    """What a number beyond the largest becomes, unless the mode turns it back."""
     if saturate or not isinstance(f, FloatFormat) or (f.nans == "none" and not f.infinities):
         return f.lowest if negative else f.largest
     if not f.infinities:
@@ -181,7 +183,7 @@ def _overflowed(negative: bool, f: Format, saturate: bool) -> float:
     return -math.inf if negative else math.inf
 
 
-def _turns_back(mode: str, negative: bool, f: Format) -> bool:
+def turns_back(mode: str, negative: bool, f: Format) -> bool:
     """Whether the mode takes a finite number beyond the largest back to it."""
     if mode == "odd":
         return isinstance(f, FloatFormat) and f.largest_code % 2 == 1

@@ -71,8 +71,8 @@ class FloatFormat:
 
     @property
     def lowest(self) -> float:
-        """The most negative number; NaN in a format without a sign."""
-        return -self.largest if self.signed else math.nan
+        """The most negative number, or the least one of a format without a sign."""
+        return -self.largest if self.signed else self.least
 
     @property
     def least(self) -> float:
