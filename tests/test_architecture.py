@@ -9,17 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-BELOW_OPS = {"interface", "numerics", "storage"}
+BELOW_OPS = {"interface", "plain", "numerics", "storage"}
 BELOW_RUNTIME = BELOW_OPS | {"registry", "ops", "models", "text", "files"}
 BELOW_CLI = BELOW_RUNTIME | {"runtime", "audit", "conformance", "compress"}
 MAY_IMPORT: dict[str, set[str]] = {
     "interface": set(),
     "registry": {"interface"},
-    "numerics": {"interface"},
-    "storage": {"interface", "numerics"},
+    "plain": set(),
+    "numerics": {"interface", "plain"},
+    "storage": {"interface", "plain", "numerics"},
     "backends": BELOW_OPS,
     "text": {"interface"},
-    "files": BELOW_OPS,
+    "files": {"interface", "numerics", "storage"},
     "ops": BELOW_OPS,
     "models": BELOW_OPS | {"ops"},
     "audit": BELOW_RUNTIME,
@@ -39,6 +40,12 @@ EXTRAS: dict[str, set[str]] = {
     "lepton_ref/cli": {"rich"},
 }
 """Path prefix → third-party packages that it may import, inside a function. NumPy may be imported anywhere."""
+
+EXACT_MATH = {
+    *("math", "inf", "nan", "isfinite", "isinf", "isnan", "copysign", "frexp", "ldexp"),
+    *("ceil", "floor", "trunc", "isqrt", "gcd", "lcm", "comb", "factorial", "prod"),
+}
+"""What `lepton_ref.plain` may use of math: exact on every machine. Its exp, log and sin are not."""
 
 LONGER: dict[str, str] = {}
 """File of more than 300 lines → why it is not two files."""
@@ -135,6 +142,20 @@ def extras_lazy(path: str, tree: ast.Module) -> Iterator[str]:
             yield f"{path}: imports {top} when it is itself imported; move it into the function that needs it"
 
 
+def plain_is_plain(path: str, tree: ast.Module) -> Iterator[str]:
+    if not path.startswith("lepton_ref/plain/"):
+        return
+    for name, _ in imports(path, tree):
+        pieces = name.split(".")
+        if pieces[0] == "math" and pieces[-1] not in EXACT_MATH:
+            yield f"{path}: imports {name}; import math, so that what is used of it can be checked"
+        elif pieces[0] != "lepton_ref" and pieces[0] not in sys.stdlib_module_names:
+            yield f"{path}: imports {name}; the specification has the standard library alone"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "math" and node.attr not in EXACT_MATH:
+            yield f"{path}:{node.lineno}: uses math.{node.attr}, whose last bits are the C library's"
+
+
 def no_dynamic_import(path: str, tree: ast.Module) -> Iterator[str]:
     if path in DYNAMIC:
         return
@@ -195,6 +216,7 @@ CHECKS: list[Check] = [
     one_way,
     no_loose_folder,
     extras_lazy,
+    plain_is_plain,
     no_dynamic_import,
     no_code_from_data,
     documented,
@@ -213,6 +235,9 @@ VIOLATIONS: list[tuple[Check, str, str]] = [
     (one_way, "lepton_ref/runtime/a.py", "import lepton_ref.golden"),
     (one_way, "lepton_ref/text/a.py", "from lepton_ref.files.gguf import read_gguf"),
     (one_way, "lepton_ref/files/a.py", "from lepton_ref.ops import linear"),
+    (one_way, "lepton_ref/plain/a.py", "from lepton_ref.numerics import Precision"),
+    (one_way, "lepton_ref/plain/a.py", "from lepton_ref.interface import Array"),
+    (one_way, "lepton_ref/text/a.py", "from lepton_ref.plain.formats import FORMATS"),
     (one_way, "lepton_ref/interface.py", "from lepton_ref.numerics import Precision"),
     (one_way, "lepton_ref/unheard_of/a.py", "from lepton_ref.numerics import Precision"),
     (one_way, "backends/a.py", "from lepton_ref.ops import linear"),
@@ -225,6 +250,10 @@ VIOLATIONS: list[tuple[Check, str, str]] = [
     (extras_lazy, "lepton_ref/files/a.py", "def f():\n    from tokenizers import Tokenizer"),
     (extras_lazy, "lepton_ref/text/a.py", 'jinja2 = library("jinja2")'),
     (extras_lazy, "lepton_ref/text/a.py", 'def f(): return library("torch")'),
+    (plain_is_plain, "lepton_ref/plain/a.py", "import numpy as np"),
+    (plain_is_plain, "lepton_ref/plain/a.py", "def f():\n    from numpy import float64"),
+    (plain_is_plain, "lepton_ref/plain/a.py", "import math\ndef f(x): return math.exp(x)"),
+    (plain_is_plain, "lepton_ref/plain/a.py", "from math import sin"),
     (no_dynamic_import, "lepton_ref/ops/a.py", "from importlib import import_module"),
     (no_code_from_data, "lepton_ref/files/a.py", "import pickle"),
     (no_code_from_data, "lepton_ref/files/a.py", "def f(p):\n    from marshal import loads"),
@@ -243,6 +272,8 @@ VIOLATIONS: list[tuple[Check, str, str]] = [
 HARMLESS: list[tuple[str, str]] = [
     ("lepton_ref/ops/a.py", '"""M."""\nfrom lepton_ref.storage.base import Weight\nfrom lepton_ref.ops.base import op'),
     ("lepton_ref/text/a.py", '"""M."""\ndef f():\n    """F."""\n    import tokenizers'),
+    ("lepton_ref/plain/a.py", '"""M."""\nimport math\nfrom fractions import Fraction\nX = math.ldexp(1, 3)'),
+    ("lepton_ref/numerics/a.py", '"""M."""\nimport numpy as np\nfrom lepton_ref.plain.formats import decode'),
     ("lepton_ref/registry.py", '"""M."""\nfrom importlib.metadata import entry_points'),
     ("lepton_ref/files/a.py", '"""M."""\nimport re\nX = re.compile("a")\nY = np.load(path, allow_pickle=False)'),
     ("lepton_ref/storage/a.py", '"""M."""\ndef _f(x): return x\ndef f():\n    """F."""\n    def inner(): ...'),
