@@ -7,6 +7,8 @@ that none can be fused with another. Whatever leaves the stated ranges gives NaN
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,6 +64,12 @@ def two_product(a: Reals, b: Reals, /) -> tuple[Reals, Reals]:
         b_high, b_low = split(b)
         rest = ((a_high * b_high - product) + a_high * b_low) + a_low * b_high
         return product, rest + a_low * b_low
+
+
+def scaled(a: Reals, exponents: NDArray[Any] | int, /) -> Reals:
+    """a·2^exponents, exactly unless it leaves float64's range; exponents within ±2³¹."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.asarray(np.ldexp(a, np.asarray(exponents).astype(np.intc)), dtype=np.float64)  # ldexp takes C's int
 
 
 def products_in_range(a: Reals, b: Reals, /) -> NDArray[np.bool_]:

@@ -23,6 +23,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.error_free import (
     fast_two_sum,
     products_in_range,
+    scaled,
     split,
     two_product,
     two_sum,
@@ -74,26 +75,20 @@ class Sums:
         surplus = np.clip(surplus, 0, WORD + 1)
         kept = self.heads >> surplus
         lost = (kept << surplus != self.heads) | (self.tails != 0) | self.more
-        with np.errstate(over="ignore", under="ignore"):
-            size = np.ldexp((kept | lost).astype(np.float64), (self.exponents + surplus).astype(np.int32))
+        size = scaled((kept | lost).astype(np.float64), self.exponents + surplus)
         return np.asarray(np.minimum(size, np.finfo(np.float64).max) * self.signs + 0.0)
 
     def pair(self) -> Pair:
         """Each sum as a double-double with high = RN(sum), within 2⁻¹⁰⁵ of it relatively; ±inf where that overflows.
 
         The head's remainder r is at most half an ulp of its float64, r + tail·2⁻⁶² rounds by 2⁻⁵³ of that twice at
-        most, and what lies beyond the tail is below 2⁻¹²⁰ of the head. Below 2⁻⁹⁶⁰ low may underflow, by 2⁻¹⁰⁷⁵; below 2⁻¹⁰²², which
-        only dot products can miss, high may round twice.
+        most, and what lies beyond the tail is below 2⁻¹²⁰ of the head. Below 2⁻⁹⁶⁰ low may
+        underflow, by 2⁻¹⁰⁷⁵; below 2⁻¹⁰²², where only dot products are inexact, high may round twice.
         """
         top = self.heads.astype(np.float64)
         rest = (self.heads - top.astype(np.int64)).astype(np.float64)
-        tail = np.ldexp(self.tails.astype(np.float64), -WORD)
-        high, low = fast_two_sum(top, rest + tail)
-        exponents = self.exponents.astype(np.int32)
-        with np.errstate(over="ignore", under="ignore"):
-            scaled = np.ldexp(high, exponents) * self.signs + 0.0
-            rest = np.where(np.isfinite(scaled), np.ldexp(low, exponents) * self.signs + 0.0, 0.0)
-        return Pair(scaled, rest)
+        high, low = fast_two_sum(top, rest + scaled(self.tails.astype(np.float64), -WORD))
+        return Pair(high * self.signs + 0.0, low * self.signs + 0.0).scaled(self.exponents)
 
 
 def exact_sums(terms: Reals, /) -> Sums:
@@ -189,18 +184,18 @@ def _slices(terms: Reals, bits: int) -> tuple[Integers, Integers, NDArray[np.boo
     scales = np.where(tops > HUGE, SCALED_BY, 0)
     rest, whole = terms.copy(), np.ones(len(terms), dtype=bool)
     if scales.any():
-        rest = np.ldexp(terms, -scales[:, None])
-        whole = (np.ldexp(rest, scales[:, None]) == terms).all(axis=1)
+        rest = scaled(terms, -scales[:, None])
+        whole = (scaled(rest, scales[:, None]) == terms).all(axis=1)
         rest[~whole] = 0.0
     digits, live, grids = [], np.arange(len(terms)), tops - scales
     while live.size:
         grids = grids - bits
-        sigmas = np.ldexp(1.5, grids + 52)[:, None]
+        sigmas = scaled(np.full(live.size, 1.5), grids + 52)[:, None]
         slices = rest + sigmas
         slices -= sigmas
         rest -= slices
         digit = np.zeros(len(terms), dtype=np.int64)
-        digit[live] = np.ldexp(slices.sum(axis=1), -grids).astype(np.int64)
+        digit[live] = scaled(slices.sum(axis=1), -grids).astype(np.int64)
         digits.append(digit)
         left = rest.any(axis=1)
         if 2 * np.count_nonzero(left) <= left.size:
