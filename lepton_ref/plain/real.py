@@ -68,6 +68,10 @@ class Real:
         exact = Fraction(value)
         return cls(lambda digits: Interval.of(exact, digits), lambda m: m == exact, zero, exact=exact)
 
+    def minus(self, m: Fraction, digits: int) -> Interval:
+        """An enclosure of a quantity with the sign of the number less m."""
+        return self.enclose(digits) - m if self.difference is None else self.difference(m, digits)
+
     def compare(self, m: Fraction | int) -> int:
         """−1, 0 or 1 as the number is below, equal to or above the rational m.
 
@@ -81,7 +85,7 @@ class Real:
             return self.sign
         digits = FIRST
         while True:
-            sign = self._difference(m, digits).sign
+            sign = self.minus(m, digits).sign
             if sign is not None:
                 return sign
             if digits == FIRST and self.equals is not None and self.equals(m):
@@ -114,15 +118,13 @@ class Real:
 
         if self.exact is not None and self.exact != 0:
             return once(self.exact)
-        sign = self.compare(0)
-        if sign == 0:
-            return round_to(self.zero, format, mode=mode, saturate=saturate, chance=chance)
         box = self.enclose(FIRST)
-        if box.sign == sign and max(abs(box.low.adjusted()), abs(box.high.adjusted())) < DEEP // 4:
+        if box.sign in (-1, 1) and max(abs(box.low.adjusted()), abs(box.high.adjusted())) < DEEP // 4:
             low, high = once(Fraction(box.low)), once(Fraction(box.high))
             if low == high:
                 return low
-        return once(self._located(sign))
+        sign = self.compare(0)
+        return once(self._located(sign)) if sign else round_to(self.zero, format, mode=mode, saturate=saturate)
 
     def _located(self, sign: int) -> Fraction:
         """A rational that every format rounds as it rounds the number: the number, or its neighbour."""
@@ -144,9 +146,6 @@ class Real:
             if digits >= LIMIT:
                 raise UndecidedError(f"{LIMIT} digits do not locate the number within 2^-{FINE} of itself")
             digits = min(2 * digits, LIMIT)
-
-    def _difference(self, m: Fraction, digits: int) -> Interval:
-        return self.enclose(digits) - m if self.difference is None else self.difference(m, digits)
 
 
 Value = Real | float
