@@ -26,24 +26,28 @@ FP32_EMIN = -126
 def tensor_core(x: Reals, w: Reals, core: TensorCore, /) -> Reals:
     """`(K, M), (K, N) -> (M, N)` the sums of products, without a bias; x and w are numbers of the core's inputs."""
     total = np.zeros((x.shape[1], w.shape[1]))
-    inputs, result = float_record(core.inputs), float_record(core.result)
-    x_exponents, w_exponents = exponents(x, inputs.emin), exponents(w, inputs.emin)
     for start in range(0, x.shape[0], core.products):
-        step = range(start, min(start + core.products, x.shape[0]))
-        largest = exponents(total, result.emin)
-        np.maximum(largest, core.least_exponent, out=largest)
-        for k in step:
-            np.maximum(largest, x_exponents[k][:, None] + w_exponents[k], out=largest)
-        scale = power_of_two(core.fraction_bits - largest)
-        total = np.trunc(total * scale)
-        for k in step:
-            product = x[k][:, None] * w[k]
-            product *= scale
-            total += np.trunc(product, out=product)
-        total += 0.0  # −0 becomes +0
-        total *= power_of_two(largest - core.fraction_bits)
-        total = result_of(total, core)
+        total = step(x[start : start + core.products], w[start : start + core.products], total, core)
     return total
+
+
+def step(x: Reals, w: Reals, total: Reals, core: TensorCore, /) -> Reals:
+    """`(P, M), (P, N), (M, N) -> (M, N)` one step: the accumulator and at most `core.products` products."""
+    emin = float_record(core.inputs).emin
+    x_exponents, w_exponents = exponents(x, emin), exponents(w, emin)
+    largest = exponents(total, float_record(core.result).emin)
+    np.maximum(largest, core.least_exponent, out=largest)
+    for a, b in zip(x_exponents, w_exponents, strict=True):
+        np.maximum(largest, a[:, None] + b, out=largest)
+    scale = power_of_two(core.fraction_bits - largest)
+    total = np.trunc(total * scale)
+    for a, b in zip(x, w, strict=True):
+        product = a[:, None] * b
+        product *= scale
+        total += np.trunc(product, out=product)
+    total += 0.0  # −0 becomes +0
+    total *= power_of_two(largest - core.fraction_bits)
+    return result_of(total, core)
 
 
 def exponents(x: Reals, emin: int, /) -> Exponents:

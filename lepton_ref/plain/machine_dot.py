@@ -144,7 +144,7 @@ def _tensor_core(x: Sequence[float], w: Sequence[float], bias: float | None, cor
     x, w = [round_to(value, core.inputs) for value in x], [round_to(value, core.inputs) for value in w]
     total, n = 0.0, core.products
     for start in range(0, len(x), n):
-        total = _step(x[start : start + n], w[start : start + n], total, core)
+        total = step(x[start : start + n], w[start : start + n], total, core)
     if bias is None:
         return total
     last = round_to(bias, core.result)
@@ -152,8 +152,11 @@ def _tensor_core(x: Sequence[float], w: Sequence[float], bias: float | None, cor
     return round_to(exact, core.result, zero=total + last)
 
 
-def _step(x: Sequence[float], w: Sequence[float], total: float, core: TensorCore) -> float:
-    """One step: C plus the products, aligned, cut off, added, and put into the result's format."""
+def step(x: Sequence[float], w: Sequence[float], total: float, core: TensorCore) -> float:
+    """`(P,), (P,), () -> ()` one step: C plus at most `core.products` products, aligned, cut off, added, rounded.
+
+    Python floats: x and w are numbers of the core's inputs, total, which is C, and the value one of its result's.
+    """
     products = [a * b for a, b in zip(x, w, strict=True)]  # exact: at most 48 bits
     if not math.isfinite(sum(products, total)):  # no sum of finite ones overflows float64
         return round_to(sum(products, total), core.result)
