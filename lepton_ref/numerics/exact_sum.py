@@ -6,89 +6,49 @@ Of n terms below 2^E the first slice has multiples of 2^(E−B), the next of 2^(
 B = min(50, 51 − ⌈log₂ n⌉), so each slice's sum is an integer below 2⁵² and exact in any order of summation. These
 integers are the digits, base 2^B, of the sum. No order, no rounding: the result is a function of the sum alone.
 
-A row of huge numbers is first scaled by a power of two; rows for which that would lose bits, and dot products that
-leave `two_product`'s range, are summed in Python's integers. So the result is right for all finite numbers.
+A row of huge numbers, and products that leave `two_product`'s range, are first scaled by a power of two; rows for which
+that would lose bits are summed in Python's integers. So the result is right for all finite numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.numerics.double_double import Pair
-from lepton_ref.numerics.error_free import (
-    fast_two_sum,
-    products_in_range,
-    scaled,
-    split,
-    two_product,
-    two_sum,
-)
+from lepton_ref.numerics.error_free import fast_two_sum, products_in_range, scaled, split, two_product, two_sum
+from lepton_ref.numerics.formats import round_array
+from lepton_ref.numerics.sums import WORD, Integers, Reals, Sums, bit_lengths, joined, sums_of_fractions
+from lepton_ref.plain.formats import FloatFormat, Format, get_format
 
-__all__ = ["Sums", "dot_sums", "dot_terms", "exact_sums", "fast_two_sum", "split", "two_product", "two_sum"]
-
-Reals = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-WORD = 62
-"""Bits of a word of `Sums`."""
+__all__ = [
+    "WORD",
+    "Sums",
+    "dot_sums",
+    "dot_terms",
+    "exact_sums",
+    "fast_two_sum",
+    "pair_dot_sums",
+    "pair_sums",
+    "split",
+    "sums_to",
+    "two_product",
+    "two_sum",
+]
 
 CHUNK = 2**15
 """Terms that are cut at a time, so that the slices stay in a core's cache."""
 
+BLOCK = 2**17
+"""Products that `dot_sums` makes at a time."""
+
 HUGE, SCALED_BY = 960, 128
 """Rows with a term of 2^HUGE or more are scaled by 2^−SCALED_BY, so that σ is finite."""
 
-FIXED_POINT = 2400
-"""Python's integers count units of 2^−FIXED_POINT, below the product of any two float64."""
-
-
-@dataclass(frozen=True)
-class Sums:
-    """R exact sums as ±(head + tail·2⁻⁶² + a little if `more`)·2^exponent, all arrays of shape (R,).
-
-    `heads` and `tails` are in [0, 2⁶²). A head has 60 bits at least, unless tail and the rest are zero.
-    """
-
-    signs: NDArray[np.int8]
-    heads: Integers
-    tails: Integers
-    more: NDArray[np.bool_]
-    exponents: Integers
-
-    def sign(self) -> NDArray[np.int8]:
-        """−1, 0 or 1 of each sum, exactly."""
-        return self.signs
-
-    def odd(self) -> Reals:
-        """Each sum rounded to odd in float64: truncated, its last bit set if that lost anything; +0 for a zero.
-
-        Rounding this to a format of 51 bits or fewer, in any mode, rounds the exact sum once (Boldo and Melquiond,
-        Emulation of FMA and correctly rounded sums, 2008). Beyond float64's range: ± its largest number, which is odd.
-        Only dot products of less than 2⁻¹⁰²² may be inexact among the subnormals; they are rounded to odd there too.
-        """
-        surplus = np.maximum(_bit_lengths(self.heads) - 53, -1074 - self.exponents)
-        surplus = np.clip(surplus, 0, WORD + 1)
-        kept = self.heads >> surplus
-        lost = (kept << surplus != self.heads) | (self.tails != 0) | self.more
-        size = scaled((kept | lost).astype(np.float64), self.exponents + surplus)
-        return np.asarray(np.minimum(size, np.finfo(np.float64).max) * self.signs + 0.0)
-
-    def pair(self) -> Pair:
-        """Each sum as a double-double with high = RN(sum), within 2⁻¹⁰⁵ of it relatively; ±inf where that overflows.
-
-        The head's remainder r is at most half an ulp of its float64, r + tail·2⁻⁶² rounds by 2⁻⁵³ of that twice at
-        most, and what lies beyond the tail is below 2⁻¹²⁰ of the head. Below 2⁻⁹⁶⁰ low may
-        underflow, by 2⁻¹⁰⁷⁵; below 2⁻¹⁰²², where only dot products are inexact, high may round twice.
-        """
-        top = self.heads.astype(np.float64)
-        rest = (self.heads - top.astype(np.int64)).astype(np.float64)
-        high, low = fast_two_sum(top, rest + scaled(self.tails.astype(np.float64), -WORD))
-        return Pair(high * self.signs + 0.0, low * self.signs + 0.0).scaled(self.exponents)
+ODD_BITS = 51
+"""A float64 rounded to odd decides every rounding to formats of so many bits or fewer."""
 
 
 def exact_sums(terms: Reals, /) -> Sums:
@@ -112,8 +72,9 @@ def exact_sums(terms: Reals, /) -> Sums:
     tops = np.concatenate([tops for _, tops, _ in chunks] or [np.zeros(0, dtype=np.int64)])
     sums = _assemble(digits, tops, bits)
     whole = np.concatenate([whole for _, _, whole in chunks] or [np.ones(0, dtype=bool)])
-    rows = np.flatnonzero(~whole).tolist()
-    return _replace(sums, {row: _by_integers(map(Fraction, array[row].tolist())) for row in rows})
+    if not whole.all():
+        sums.put(np.flatnonzero(~whole), sums_of_fractions([map(Fraction, row) for row in array[~whole].tolist()]))
+    return sums
 
 
 def dot_terms(x: Reals, w: Reals, /) -> Reals:
@@ -146,17 +107,70 @@ def dot_sums(x: Reals, w: Reals, plus: Reals | None = None, /) -> Sums:
     more = np.zeros((len(x), 0)) if plus is None else plus
     if more.ndim != 2 or len(more) != len(x):
         raise ValueError(f"plus has shape {more.shape}; give ({len(x)}, any)")
-    outside = np.flatnonzero(~products_in_range(x, w).all(axis=1)).tolist()
-    if not (np.isfinite(x[outside]).all() and np.isfinite(w[outside]).all()):
-        raise ValueError("x or w has NaN or infinity, of which there is no exact sum; take such rows out")
-    rows = {}
-    for row in outside:
-        products = [Fraction(a) * Fraction(b) for a, b in zip(x[row].tolist(), w[row].tolist(), strict=True)]
-        rows[row] = _by_integers([*products, *map(Fraction, more[row].tolist())])
-    if outside:
-        x, w = x.copy(), w.copy()
-        x[outside] = w[outside] = 0.0
-    return _replace(exact_sums(np.concatenate([dot_terms(x, w), more], axis=1)), rows)
+    block = max(1, BLOCK // max(1, x.shape[1]))
+    if len(x) > block:
+        return joined(
+            [dot_sums(x[i : i + block], w[i : i + block], more[i : i + block]) for i in range(0, len(x), block)]
+        )
+    outside = np.asarray(~products_in_range(x, w).all(axis=1))
+    if not outside.any():
+        return exact_sums(np.concatenate([dot_terms(x, w), more], axis=1) if more.size else dot_terms(x, w))
+    if not (np.isfinite(x[outside]).all() and np.isfinite(w[outside]).all() and np.isfinite(more).all()):
+        raise ValueError("x, w or plus has NaN or infinity, of which there is no exact sum; take such rows out")
+    rows, inside = np.flatnonzero(outside), np.asarray(~outside[:, None])
+    sums = exact_sums(np.concatenate([dot_terms(x * inside, w * inside), more * inside], axis=1))
+    sums.put(rows, _far_dot_sums(x[rows], w[rows], more[rows]))
+    return sums
+
+
+def sums_to(sums: Sums, format: str | Format, /, *, mode: str = "even", saturate: bool = False) -> Reals:
+    """(R) -> (R) the sums rounded once to a format; an exact zero is +0, whose sign is the caller's matter.
+
+    Raises:
+        ValueError: an unknown format or mode; float64 in another mode than "even".
+    """
+    f = get_format(format)
+    if not isinstance(f, FloatFormat) or f.precision <= ODD_BITS:
+        return round_array(sums.odd(), f, mode=mode, saturate=saturate)
+    if f.name != "fp64" or mode != "even" or saturate:
+        raise ValueError(
+            f"{f.name}, {mode}, saturate={saturate}: formats of more than {ODD_BITS} bits: only fp64, even"
+        )
+    return sums.nearest()
+
+
+def pair_sums(a: Pair, /) -> Sums:
+    """(R, N) -> (R): the exact sums of rows of double-doubles."""
+    return exact_sums(np.concatenate([a.high, a.low], axis=1))
+
+
+def pair_dot_sums(a: Pair, b: Pair, /) -> Sums:
+    """(R, K), (R, K) -> (R): the exact dot products of rows of double-doubles."""
+    left = np.concatenate([a.high, a.high, a.low, a.low], axis=1)
+    return dot_sums(left, np.concatenate([b.high, b.low, b.high, b.low], axis=1))
+
+
+def _far_dot_sums(x: Reals, w: Reals, more: Reals) -> Sums:
+    """As `dot_sums`, for any finite numbers: the fractions of [½, 1) are multiplied, and the exponents added apart.
+
+    Each row is scaled so that its largest term is near 2⁹⁰⁰. Rows that hold terms 2¹⁸⁶⁰ times smaller go to integers.
+    """
+    (x_part, x_exponent), (w_part, w_exponent), (part, exponent) = (np.frexp(a) for a in (x, w, more))
+    high, low = two_product(x_part, w_part)
+    parts = np.concatenate([high, low, part], axis=1)
+    exponents = np.concatenate([x_exponent + w_exponent, x_exponent + w_exponent, exponent], axis=1).astype(np.int64)
+    shifts = np.where(parts != 0, exponents, -(2**15)).max(axis=1, initial=-(2**15)) - 900
+    whole = ((parts == 0) | (exponents - shifts[:, None] >= -960)).all(axis=1)
+    sums = exact_sums(scaled(parts, np.where(whole[:, None], exponents - shifts[:, None], -(2**15))))
+    np.add(sums.exponents, shifts, out=sums.exponents)
+    sums.put(np.flatnonzero(~whole), sums_of_fractions([*map(_fractions, x[~whole], w[~whole], more[~whole])]))
+    return sums
+
+
+def _fractions(x: Reals, w: Reals, more: Reals) -> list[Fraction]:
+    """(K), (K), (M): the terms of one row."""
+    products = [Fraction(a) * Fraction(b) for a, b in zip(x.tolist(), w.tolist(), strict=True)]
+    return [*products, *map(Fraction, more.tolist())]
 
 
 def _check_factors(x: Reals, w: Reals) -> None:
@@ -167,12 +181,6 @@ def _check_factors(x: Reals, w: Reals) -> None:
 def _short(a: Reals) -> bool:
     """Whether all have 26 significant bits or fewer: the last 27 of the 52 stored ones are zero."""
     return not (np.ascontiguousarray(a).view(np.uint64) & np.uint64(2**27 - 1)).any()
-
-
-def _bit_lengths(a: Integers) -> Integers:
-    """Of numbers in [0, 2⁶²), put right where the conversion to float64 rounded up to a power of two."""
-    lengths = np.frexp(a.astype(np.float64))[1].astype(np.int64)
-    return np.asarray(lengths - ((a >> np.maximum(lengths - 1, 0) == 0) & (a != 0)))
 
 
 def _slices(terms: Reals, bits: int) -> tuple[Integers, Integers, NDArray[np.bool_]]:
@@ -214,7 +222,7 @@ def _assemble(digits: Integers, tops: Integers, bits: int) -> Sums:
     exponents, space = tops.copy(), np.full_like(tops, WORD)
     more = np.zeros(len(tops), dtype=bool)
     for digit in digits:
-        heads, rest, left, taken = _append(heads, digit, np.full_like(tops, bits), WORD - _bit_lengths(heads))
+        heads, rest, left, taken = _append(heads, digit, np.full_like(tops, bits), WORD - bit_lengths(heads))
         exponents -= taken
         tails, rest, left, taken = _append(tails, rest, left, space)
         space -= taken
@@ -235,21 +243,3 @@ def _append(word: Integers, digit: Integers, length: Integers, space: Integers) 
     left = length - taken
     top = digit >> left
     return (word << taken) + top, digit - (top << left), left, taken
-
-
-def _by_integers(numbers: Iterable[Fraction]) -> tuple[int, int, int, bool, int]:
-    """The fields of a `Sums` of one row, from Python's integers."""
-    total = sum(number * 2**FIXED_POINT for number in numbers)
-    size = abs(int(total))
-    shift = max(0, size.bit_length() - WORD)
-    rest = (size & (1 << shift) - 1) << WORD
-    tail = rest >> shift
-    return (total > 0) - (total < 0), size >> shift, tail, tail << shift != rest, shift - FIXED_POINT
-
-
-def _replace(sums: Sums, rows: dict[int, tuple[int, int, int, bool, int]]) -> Sums:
-    """The sums with these rows put in."""
-    for row, (sign, head, tail, more, exponent) in rows.items():
-        sums.signs[row], sums.heads[row], sums.tails[row] = sign, head, tail
-        sums.more[row], sums.exponents[row] = more, exponent
-    return sums
