@@ -68,7 +68,7 @@ class Sums:
         return np.asarray(np.minimum(size, np.finfo(np.float64).max) * self.signs + 0.0)
 
     def pair(self) -> Pair:
-        """Each sum as a double-double with high = RN(sum), within 2⁻¹⁰⁵ of it relatively; ±inf where that overflows.
+        """Each sum as a double-double within 2⁻¹⁰⁵ of it, relatively; ±inf where high overflows.
 
         The head's remainder r is at most half an ulp of its float64, r + tail·2⁻⁶² rounds by 2⁻⁵³ of that twice at
         most, and what lies beyond the tail is below 2⁻¹²⁰ of the head. Below 2⁻⁹⁶⁰ low may underflow, by 2⁻¹⁰⁷⁵; below
