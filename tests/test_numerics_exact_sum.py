@@ -329,7 +329,9 @@ ROUNDING_BUGS = {
 def test_planted_mistakes_in_roundings_are_caught(bug: str) -> None:
     def check_all(module: ModuleType) -> None:
         x = np.full((3, 1), 3 * 2.0**-540)
-        terms = np.array([[1.0, 2.0**-53, 0], [1.0, 2.0**-53, 2.0**-300], [2.0**62 - 2.0**9, 2.0**9 - 1, 2.0**-70]])
+        terms = np.array(
+            [[1, 2.0**-100, 0], [1, 2.0**-53, 0], [1, 2.0**-53, 2.0**-300], [2.0**62 - 2.0**9, 2.0**9 - 1, 2.0**-70]]
+        )
         all_of = [(exact_sum.exact_sums(t), fractions(t)) for t in (hard_rows(), terms)]
         all_of.append((exact_sum.dot_sums(x, x), products(x, x)))
         for got, want in all_of:
