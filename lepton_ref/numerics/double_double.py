@@ -122,6 +122,10 @@ class Pair:
     def __getitem__(self, key: Any) -> Pair:
         return Pair(np.asarray(self.high[key]), np.asarray(self.low[key]))
 
+    def reshape(self, *shape: int) -> Pair:
+        """The same numbers in another shape."""
+        return Pair(self.high.reshape(shape), self.low.reshape(shape))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of both arrays."""

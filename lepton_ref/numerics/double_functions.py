@@ -7,10 +7,13 @@ covered by the room that each constant leaves.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.numerics.double_double import Pair, Reals, where
+from lepton_ref.numerics.double_double import Pair, Reals, concatenate, where
 from lepton_ref.numerics.double_tables import (
     CENTRES,
     PER_UNIT,
@@ -41,10 +44,29 @@ EXP_LIMIT = 800.0
 FAR = 10.0
 """From here on `erfc` is its asymptotic series."""
 
+BLOCK = 2**13
+"""Numbers at a time, so that the arrays of a step stay in the second-level cache."""
+
 Integers = NDArray[np.int64]
+Function = Callable[[Pair], Pair]
 
 
-def exp(x: Pair) -> Pair:
+def in_blocks(function: Function) -> Function:
+    """The function, applied to `BLOCK` numbers at a time."""
+
+    @functools.wraps(function)
+    def run(x: Pair, /) -> Pair:
+        if 0 < x.high.ndim and x.high.size <= BLOCK:
+            return function(x)
+        flat = x.reshape(-1)
+        blocks = [function(flat[i : i + BLOCK]) for i in range(0, flat.high.size, BLOCK)]
+        return concatenate(blocks).reshape(*x.shape)
+
+    return run
+
+
+@in_blocks
+def exp(x: Pair, /) -> Pair:
     """e^x within `EXP_ERROR`; 0 and infinity where that leaves float64.
 
     x = n·L + r with L = ln 2/32 and |r| ≤ 0.0109, so e^x = 2^(n div 32)·(T + T·p), T = 2^((n mod 32)/32), p = e^r − 1.
@@ -55,7 +77,8 @@ def exp(x: Pair) -> Pair:
     return (table + table * p).scaled(n // STEPS)
 
 
-def expm1(x: Pair) -> Pair:
+@in_blocks
+def expm1(x: Pair, /) -> Pair:
     """e^x − 1 within `EXPM1_ERROR`.
 
     Where |x| ≤ L/2 it is p, within 2⁻¹⁰² (see `_expm1_small`). Elsewhere |e^x − 1| > 0.0107·max(1, e^x), so exp's error
@@ -69,7 +92,8 @@ def expm1(x: Pair) -> Pair:
     return where(n == 0, p, less)
 
 
-def log(x: Pair) -> Pair:
+@in_blocks
+def log(x: Pair, /) -> Pair:
     """The natural logarithm within `LOG_ERROR`; −inf of 0, NaN of negative numbers.
 
     x = m·2^k, 0.707 ≤ m < 1.415. Newton: with y₀ near log m, log m = y₀ + log(1 + e), e = (m − 1) + m·expm1(−y₀).
@@ -89,7 +113,8 @@ def log(x: Pair) -> Pair:
         return where(plain, result, Pair(np.asarray(np.log(x.high)), np.zeros_like(x.high)))
 
 
-def tanh(x: Pair) -> Pair:
+@in_blocks
+def tanh(x: Pair, /) -> Pair:
     """The hyperbolic tangent within `TANH_ERROR`, near 0 too.
 
     tanh |x| = m/(m + 2) with m = expm1(2|x|): m's relative error shrinks by 2/(m + 2); quotient and sum add 2⁻¹⁰².
@@ -101,7 +126,8 @@ def tanh(x: Pair) -> Pair:
     return _with_sign(m / (m + 2.0), x)
 
 
-def sigmoid(x: Pair) -> Pair:
+@in_blocks
+def sigmoid(x: Pair, /) -> Pair:
     """1/(1 + e^−x) within `SIGMOID_ERROR`, in both tails.
 
     With e = exp(−|x|) it is 1/(1 + e) or e/(1 + e): numerator 2⁻¹⁰², denominator half of that and 2⁻¹⁰⁴, ÷ 2⁻¹⁰².
@@ -111,7 +137,8 @@ def sigmoid(x: Pair) -> Pair:
     return where(x.high >= 0, one, e) / (e + 1.0)
 
 
-def erfc(x: Pair) -> Pair:
+@in_blocks
+def erfc(x: Pair, /) -> Pair:
     """The complementary error function within `ERFC_ERROR` on the whole line.
 
     erfc(z) = exp(−z²)·erfcx(z) for z = |x|, and 2 − erfc(z) on the left. z² ≤ 624 where the result is 2^−900 or more,
@@ -123,7 +150,7 @@ def erfc(x: Pair) -> Pair:
     return where(x.high < 0, 2.0 - tail, tail)
 
 
-def cos_sin(x: Pair) -> tuple[Pair, Pair]:
+def cos_sin(x: Pair, /) -> tuple[Pair, Pair]:
     """(cos x, sin x), each within `COS_SIN_ERROR` absolutely, and where |x| ≤ π/4 also relatively.
 
     x = n·π/2 + r: of π/2's four parts three give exact products with n, each sum errs by 2⁻¹⁰⁴ of |r| < 0.8 and of
