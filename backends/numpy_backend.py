@@ -66,6 +66,7 @@ class NumpyBackend:
 
     name = "numpy"
     xp: Any = Namespace
+    ulps = 4.0  # NumPy's SIMD loops promise less, the C library's functions much less
     kernels: Mapping[tuple[str, type], Kernel] = MappingProxyType({})
 
     def __repr__(self) -> str:
@@ -86,16 +87,16 @@ class NumpyBackend:
         return array
 
     def matmul(self, a: Array, b: Array, /, *, accumulate: str) -> Array:
-        """`(…, M, K), (…, K, N) -> (…, M, N)` in float64, in whatever order BLAS takes."""
-        _require_float64(accumulate)
-        return np.matmul(a.astype(np.float64, copy=False), b.astype(np.float64, copy=False))
+        """`(…, M, K), (…, K, N) -> (…, M, N)` in float64 or float32, in whatever order BLAS takes."""
+        dtype = _dtype(accumulate)
+        return np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
 
     def sum(self, a: Array, /, *, axis: int, keepdims: bool, accumulate: str) -> Array:
-        """Sum along one axis in float64."""
-        _require_float64(accumulate)
-        return _SUM(a, axis=axis, keepdims=keepdims, dtype=np.float64)
+        """Sum along one axis in float64 or float32."""
+        return _SUM(a, axis=axis, keepdims=keepdims, dtype=_dtype(accumulate))
 
 
-def _require_float64(accumulate: str) -> None:
-    if accumulate != "float64":
-        raise ValueError(f"the NumPy backend accumulates in float64 only, got {accumulate!r}")
+def _dtype(accumulate: str) -> Any:
+    if accumulate not in ("float64", "float32"):
+        raise ValueError(f"the NumPy backend accumulates in float64 or float32, got {accumulate!r}")
+    return np.float64 if accumulate == "float64" else np.float32

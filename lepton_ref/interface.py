@@ -53,6 +53,14 @@ class Backend(Protocol):
         """A namespace in the manner of the Array API that has at least `XP_NAMES`."""
 
     @property
+    def ulps(self) -> float:
+        """How far, in units in the last place, its float64 exp, log and tanh may lie from the exact values at most.
+
+        Bounds rest on it. A library that promises less than it keeps makes wrong bits; 4 is what vectorised libraries
+        promise.
+        """
+
+    @property
     def kernels(self) -> Mapping[tuple[str, type], Kernel]:
         """(op name, storage class) → fast path. `{}` is a correct answer."""
 

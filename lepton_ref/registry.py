@@ -43,7 +43,7 @@ def _checked(backend: object) -> Backend:
     if isinstance(backend, type):  # a class has every member that its instances have, so the next test would pass it
         raise TypeError(f"{backend.__name__} is a class; pass an instance: {backend.__name__}()")
     if not isinstance(backend, Backend):
-        members = ("name", "xp", "kernels", "from_numpy", "to_numpy", "matmul", "sum")
+        members = ("name", "xp", "ulps", "kernels", "from_numpy", "to_numpy", "matmul", "sum")
         lacking = [member for member in members if not hasattr(backend, member)]
         raise TypeError(f"{backend!r} is no backend: it lacks {', '.join(lacking)} (see lepton_ref.interface.Backend)")
     lacking = [name for name in XP_NAMES if not hasattr(backend.xp, name)]

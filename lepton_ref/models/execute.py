@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,17 +66,23 @@ class Join:
 
 
 def joins(
-    program: Program, weights: Mapping[str, Weight], vectors: Mapping[str, Array], *, backend: Backend
+    program: Program,
+    weights: Mapping[str, Weight],
+    vectors: Mapping[str, Array],
+    *,
+    backend: Backend,
+    precision: Precision,
 ) -> dict[str, Join]:
     """The linear ops that can run as one, by the name of the first: q, k and v, or gate and up, as a rule.
 
     It is the same function with fewer calls, which matters where one token is decoded at a time.
     """
     found = {}
-    for _, group in groupby(program.ops, key=lambda op: (op.kind, op.inputs)):
+    for _, group in groupby(program.ops, key=lambda op: (op.kind, op.inputs, precision.at(op.name))):
         together = tuple(group)
         biases = [vectors[op.weights["b"]] for op in together if "b" in op.weights]
-        if together[0].kind != "linear" or len(together) < 2 or len(biases) not in (0, len(together)):
+        on_machine = precision.at(together[0].name).machine is not None  # which counts output features
+        if together[0].kind != "linear" or len(together) < 2 or len(biases) not in (0, len(together)) or on_machine:
             continue
         weight = join([weights[op.weights["w"]] for op in together])
         if weight is not None:
@@ -110,8 +116,12 @@ class Run:
     joins: Mapping[str, Join] = field(default_factory=dict)
     ready: dict[str, Array] = field(default_factory=dict)
     layer: int = 0
-    tables: dict[ops.Rope, tuple[Array, Array]] = field(default_factory=dict)
+    tables: dict[ops.Rope, ops.RopeTables] = field(default_factory=dict)
     masks: dict[tuple[object, ...], Array] = field(default_factory=dict)
+
+    def how(self, op: Op) -> dict[str, Any]:
+        """Where and in which precision the op computes, as keywords of `lepton_ref.ops`."""
+        return {"backend": self.backend, "precision": self.precision.at(op.name)}
 
     def vector(self, op: Op, role: str) -> Array | None:
         """The op's vector of that role, or None where it has none."""
@@ -151,7 +161,7 @@ def _flat(x: Array, backend: Backend) -> Array:
 def _embed(run: Run, op: Op) -> Array:
     ids = run.batch.integers[op.options["of"]] + op.options["offset"]
     table = run.weights[op.weights["w"]]
-    return ops.embed(ids, table, scale=op.options["scale"], backend=run.backend, precision=run.precision)
+    return ops.embed(ids, table, scale=op.options["scale"], **run.how(op))
 
 
 def _linear(run: Run, op: Op, x: Array) -> Array:
@@ -160,8 +170,8 @@ def _linear(run: Run, op: Op, x: Array) -> Array:
     together = run.joins.get(op.name)
     if together is None:
         bias = run.vector(op, "b")
-        return ops.linear(x, run.weights[op.weights["w"]], bias, backend=run.backend, precision=run.precision)
-    y = ops.linear(x, together.weight, together.bias, backend=run.backend, precision=run.precision)
+        return ops.linear(x, run.weights[op.weights["w"]], bias, **run.how(op))
+    y = ops.linear(x, together.weight, together.bias, **run.how(op))
     start = 0
     for each in together.ops:
         run.ready[each.name] = y[..., start : start + each.width]
@@ -171,10 +181,7 @@ def _linear(run: Run, op: Op, x: Array) -> Array:
 
 def _rms_norm(run: Run, op: Op, x: Array) -> Array:
     split = _heads(x, op.options["heads"], run.backend)
-    y = ops.rms_norm(
-        split, run.vector(op, "w"), eps=op.options["eps"], offset=op.options["offset"],
-        backend=run.backend, precision=run.precision,
-    )  # fmt: skip
+    y = ops.rms_norm(split, run.vector(op, "w"), eps=op.options["eps"], offset=op.options["offset"], **run.how(op))
     return _flat(y, run.backend)
 
 
@@ -182,20 +189,15 @@ def _layer_norm(run: Run, op: Op, x: Array) -> Array:
     w, b = run.vector(op, "w"), run.vector(op, "b")
     if w is None:
         w = run.backend.from_numpy(np.ones(op.width))  # OPT's layer_norm_elementwise_affine = false
-    return ops.layer_norm(x, w, b, eps=op.options["eps"], backend=run.backend, precision=run.precision)
+    return ops.layer_norm(x, w, b, eps=op.options["eps"], **run.how(op))
 
 
 def _rope(run: Run, op: Op, x: Array) -> Array:
     rope: ops.Rope = op.options["rope"]
     if rope not in run.tables:
         lengths = run.batch.rope_lengths if rope.depends_on_length else run.batch.rope_lengths[:1]
-        turns = np.stack([ops.frequencies(rope, length=int(length)) for length in lengths])[:, None]
-        factor = ops.attention_factor(rope)
-        run.tables[rope] = ops.rope_tables(run.batch.positions, turns, factor=factor, backend=run.backend)
-    y = ops.rope(
-        _heads(x, op.options["heads"], run.backend), *run.tables[rope],
-        interleaved=rope.interleaved, backend=run.backend, precision=run.precision,
-    )  # fmt: skip
+        run.tables[rope] = ops.rope_tables(run.batch.positions, rope, lengths=lengths, backend=run.backend)
+    y = ops.rope(_heads(x, op.options["heads"], run.backend), run.tables[rope], **run.how(op))
     return _flat(y, run.backend)
 
 
@@ -210,26 +212,24 @@ def _attention(run: Run, op: Op, q: Array, k: Array, v: Array) -> Array:
     if key not in run.masks:
         seen = ops.attention_mask(run.batch.order, order, valid, causal=o["causal"], window=o["window"])
         run.masks[key] = run.backend.from_numpy(np.ascontiguousarray(seen))
-    y = ops.attention(
-        q, k, v, run.masks[key], scale=o["scale"], cap=o["cap"], backend=run.backend, precision=run.precision
-    )
+    y = ops.attention(q, k, v, run.masks[key], scale=o["scale"], cap=o["cap"], **run.how(op))
     return _flat(y, run.backend)
 
 
 def _add(run: Run, op: Op, x: Array, f: Array) -> Array:
-    return ops.add(x, f, backend=run.backend, precision=run.precision)
+    return ops.add(x, f, **run.how(op))
 
 
 def _activate(run: Run, op: Op, x: Array) -> Array:
-    return ops.activate(x, kind=op.options["activation"], backend=run.backend, precision=run.precision)
+    return ops.activate(x, kind=op.options["activation"], **run.how(op))
 
 
 def _gated(run: Run, op: Op, gate: Array, up: Array) -> Array:
-    return ops.gated(gate, up, kind=op.options["activation"], backend=run.backend, precision=run.precision)
+    return ops.gated(gate, up, kind=op.options["activation"], **run.how(op))
 
 
 def _softcap(run: Run, op: Op, x: Array) -> Array:
-    return ops.softcap(x, cap=op.options["cap"], backend=run.backend, precision=run.precision)
+    return ops.softcap(x, cap=op.options["cap"], **run.how(op))
 
 
 def _last(run: Run, op: Op, x: Array) -> Array:

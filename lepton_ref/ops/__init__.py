@@ -9,13 +9,15 @@ from lepton_ref.ops.masks import attention_mask
 from lepton_ref.ops.pool import pool
 from lepton_ref.ops.residual import add
 from lepton_ref.ops.rms_norm import rms_norm
-from lepton_ref.ops.rope import rope, rope_tables
+from lepton_ref.ops.rope import rope
 from lepton_ref.ops.rope_frequencies import Rope, attention_factor, frequencies
+from lepton_ref.ops.rope_tables import RopeTables, rope_tables
 from lepton_ref.ops.softcap import softcap
 from lepton_ref.ops.softmax import log_softmax, softmax
 
 __all__ = [
     "Rope",
+    "RopeTables",
     "activate",
     "add",
     "attention",

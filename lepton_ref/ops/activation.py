@@ -28,7 +28,10 @@ from types import MappingProxyType
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
+from lepton_ref.numerics.bounds import UNIT
+from lepton_ref.numerics.rounding import one_signed
 from lepton_ref.numerics.special import erfc, sigmoid
+from lepton_ref.ops.activation_repair import activation_repair
 from lepton_ref.ops.base import op
 
 TANH_GELU_SCALE = math.sqrt(2 / math.pi)
@@ -91,8 +94,10 @@ def activate(x: Array, *, kind: str, backend: Backend, precision: Precision) -> 
     Raises:
         ValueError: an unknown activation; the message lists the known ones.
     """
-    value = _activation(kind)(lift(x, backend=backend), backend)
-    return round_once(value, backend=backend, precision=precision)
+    x64 = lift(x, backend=backend)
+    value = _activation(kind)(x64, backend)
+    sign = backend.xp.abs(x64) if kind == "sigmoid" else x64
+    return _round(value, _units(x64, kind, backend), sign, x, None, kind, backend, precision)
 
 
 @op
@@ -104,8 +109,10 @@ def gated(gate: Array, up: Array, *, kind: str, backend: Backend, precision: Pre
     """
     if gate.shape != up.shape:
         raise ValueError(f"gate and up are of one shape, got {tuple(gate.shape)} and {tuple(up.shape)}")
-    value = _activation(kind)(lift(gate, backend=backend), backend) * lift(up, backend=backend)
-    return round_once(value, backend=backend, precision=precision)
+    gate64, up64 = lift(gate, backend=backend), lift(up, backend=backend)
+    value = _activation(kind)(gate64, backend) * up64
+    sign = (backend.xp.abs(gate64) if kind == "sigmoid" else gate64) * up64
+    return _round(value, _units(gate64, kind, backend) + 1.0, sign, gate, up, kind, backend, precision)
 
 
 def _activation(kind: str) -> Callable[[Array, Backend], Array]:
@@ -114,24 +121,45 @@ def _activation(kind: str) -> Callable[[Array, Backend], Array]:
     return ACTIVATIONS[kind]
 
 
-def _relu_scalar(x: float) -> float:
-    return 0.0 if x <= 0 else x
+def _units(x: Array, kind: str, backend: Backend) -> Array | float:
+    """The table above, in units of 2⁻⁵³ of |y|."""
+    xp = backend.xp
+    exponential = 2 * backend.ulps + 3
+    match kind:
+        case "relu":
+            return 0.0
+        case "relu2":
+            return 1.0
+        case "tanh":
+            return 2 * backend.ulps
+        case "gelu":
+            return 4 * backend.ulps + 19 + xp.where(x < 0.0, 2.0 * x * x, 1.0)
+        case "quick_gelu":
+            return exponential + 1.0 + xp.abs(2.0 * QUICK_GELU_SCALE * x)
+        case "gelu_tanh":
+            z = 2.0 * TANH_GELU_SCALE * (x + TANH_GELU_CUBE * x * x * x)
+            return exponential + 3.0 + 8.0 * xp.abs(z)
+        case _:
+            return exponential
 
 
-def _sigmoid_scalar(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
-
-
-SCALARS: Mapping[str, Callable[[float], float]] = MappingProxyType(
-    {
-        "relu": _relu_scalar,
-        "relu2": lambda x: _relu_scalar(x) * _relu_scalar(x),
-        "sigmoid": _sigmoid_scalar,
-        "tanh": math.tanh,
-        "silu": lambda x: x * _sigmoid_scalar(x),
-        "quick_gelu": lambda x: x * _sigmoid_scalar(QUICK_GELU_SCALE * x),
-        "gelu": lambda x: x / 2 * math.erfc(-x / math.sqrt(2)),
-        "gelu_tanh": lambda x: x * _sigmoid_scalar(2 * TANH_GELU_SCALE * (x + TANH_GELU_CUBE * x * x * x)),
-    }
-)
-"""Activation name → the specification, one number at a time."""
+def _round(
+    value: Array, units: Array | float, sign: Array, x: Array, up: Array | None, kind: str,
+    backend: Backend, precision: Precision,
+) -> Array:  # fmt: skip
+    """Round once; relu of a float32 is exact, and so is its square."""
+    xp = backend.xp
+    bound: Array | float = 0.0
+    if kind not in ("relu", "relu2") or up is not None:
+        if kind not in ("relu", "relu2"):
+            value, tiny = one_signed(value, sign, backend=backend)
+            bound = xp.where(tiny, 0.0, xp.abs(value) * ((units + 3.0) * (UNIT * (1 + 2.0**-20))))
+        else:
+            bound = xp.abs(value) * ((units + 3.0) * UNIT)
+    elif kind == "relu2":
+        bound = xp.where(
+            xp.astype(xp.astype(x, xp.float32, copy=False), xp.float64) == x, 0.0, xp.abs(value) * (4.0 * UNIT)
+        )
+    op_name = "activation" if up is None else "gated"
+    repair = activation_repair(x, up, kind, backend)
+    return round_once(value, bound, op=op_name, repair=repair, backend=backend, precision=precision)

@@ -7,11 +7,14 @@ Query head h reads key/value head ⌊h·G/H⌋: one each is MHA, one for all is 
 not take part at all: a NaN there has no effect. A query that sees nothing gives zero. A sink (gpt-oss) is a learned
 score without a value.
 
-Bound, to first order, with u = 2⁻⁵³, p the weights, exp and tanh within e ulps: a score errs by
-δₛ = γ_{K+1}·|scale|·Σₖ |q·key| (tanh does not raise it, but adds (2e + 2)·u·|score|), the rounding of its distance dₛ
-to the largest enters exp absolutely, so a weight errs by εₛ = δₛ + (|dₛ| + 2e)·u, and the quotient of the two sums by
+Bound, with u = 2⁻⁵³, p the weights, exp and tanh within e ulps. Weights may be taken relative to any number, so let it
+be the largest computed score. A score errs by δ = γ_{K+3}·|scale|·‖q‖·maxₛ‖key‖ (tanh does not raise it, but adds
+γ_{2e+3}·c), the rounding of its distance dₛ to that number enters exp absolutely, so a weight errs by
+ε = δ + (maxₛ dₛ + 2e)·u, distances beyond exp's range not counted; numerator and denominator each by ε + γ_{S+3}; so y
+by A·(2ε + 2γ_{S+3} + 6u)·(1 + 2⁻⁷) where ε < 2⁻¹⁰, with A = Σₛ pₛ·|value[s]|, and what underflows,
+S·2⁻¹⁰⁷⁰·maxₛ |value|. Where ε is larger, nothing is promised and the element is repaired.
 
-    Σₛ pₛ·|value[s]|·(εₛ + ε̄ + (2S + 2)·u),    ε̄ = Σₛ pₛ·εₛ + p_sink·ε_sink.
+Signs: y is −0 only if every value that is seen is −0.
 """
 
 from __future__ import annotations
@@ -20,10 +23,17 @@ import math
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, real_sum, require_axis, require_booleans
+from lepton_ref.numerics.bounds import UNIT, gamma
+from lepton_ref.numerics.lengths import lengths
+from lepton_ref.ops.attention_otherwise import fast_attention, machine_attention
+from lepton_ref.ops.attention_repair import Attended, AttentionRepair
+from lepton_ref.ops.base import op, require_axis, require_booleans
 
 TILE = 1 << 18
 """Scores that lie in memory at once; queries are taken in tiles of as many rows as that allows."""
+
+LIMIT = 746.0
+"""exp of −LIMIT is zero: what is further away is no weight."""
 
 
 @op
@@ -55,32 +65,43 @@ def attention(
     Raises:
         ValueError: H is not a multiple of G, axes disagree, or the cap is not positive.
     """
+    _require(q_bthk, k_bsgk, v_bsgk, mask_bts, sinks_h, cap)
+    require_booleans("the mask", mask_bts, backend=backend)
+    on_machine = precision.machine is not None and precision.operands != "fp8"
+    if on_machine or precision.accumulate == "float32":
+        other = machine_attention if on_machine else fast_attention
+        return other(
+            q_bthk, k_bsgk, v_bsgk, mask_bts, sinks_h, scale=scale, cap=cap, backend=backend, precision=precision
+        )
     b, t, h, k = q_bthk.shape
     s, g = k_bsgk.shape[1:3]
     xp = backend.xp
-    _require(q_bthk, k_bsgk, v_bsgk, mask_bts, sinks_h, cap)
-    require_booleans("the mask", mask_bts, backend=backend)
     q = xp.permute_dims(xp.reshape(lift(q_bthk, backend=backend), (b, t, g, h // g, k)), (0, 2, 3, 1, 4))
-    keys = xp.expand_dims(xp.permute_dims(lift(k_bsgk, backend=backend), (0, 2, 3, 1)), axis=2)
+    keys = xp.expand_dims(xp.permute_dims(lift(k_bsgk, backend=backend), (0, 2, 1, 3)), axis=2)
     values = xp.expand_dims(xp.permute_dims(lift(v_bsgk, backend=backend), (0, 2, 1, 3)), axis=2)
     sinks = None if sinks_h is None else xp.reshape(lift(sinks_h, backend=backend), (1, g, h // g, 1, 1))
+    attended = Attended(q_bthk, k_bsgk, v_bsgk, mask_bts, sinks_h, scale, cap, backend)
     tile = max(1, TILE // max(1, b * h * s))
     parts = []
     for start in range(0, max(1, t), tile):
         stop = min(start + tile, t)
         mask = xp.expand_dims(xp.expand_dims(mask_bts[:, start:stop, :], axis=1), axis=1)
-        scores = backend.matmul(q[:, :, :, start:stop, :], keys, accumulate="float64") * scale
-        if cap is not None:
-            scores = xp.tanh(scores / cap) * cap
-        part = _weighted_sum(scores, values, mask, sinks, backend)
-        parts.append(round_once(part, backend=backend, precision=precision))
+        value, bound = _attend(q[:, :, :, start:stop, :], keys, values, mask, sinks, scale, cap, backend, precision)
+        repair = AttentionRepair(attended, start).functions()
+        parts.append(round_once(value, bound, op="attention", repair=repair, backend=backend, precision=precision))
     y = parts[0] if len(parts) == 1 else xp.concat(parts, axis=3)
     return xp.reshape(xp.permute_dims(y, (0, 3, 1, 2, 4)), (b, t, h, v_bsgk.shape[-1]))
 
 
-def _weighted_sum(scores: Array, values: Array, mask: Array, sinks: Array | None, backend: Backend) -> Array:
-    """(B, G, R, T, S), (B, G, 1, S, K), (B, 1, 1, T, S) -> (B, G, R, T, K), R = H/G."""
+def _attend(
+    q: Array, keys: Array, values: Array, mask: Array, sinks: Array | None, scale: float, cap: float | None,
+    backend: Backend, precision: Precision,
+) -> tuple[Array, Array | float]:  # fmt: skip
+    """(B, G, R, T, K), (B, G, 1, S, K) twice, (B, 1, 1, T, S) -> (B, G, R, T, K), R = H/G: the value and its bound."""
     xp = backend.xp
+    scores = backend.matmul(q, xp.permute_dims(keys, (0, 1, 2, 4, 3)), accumulate="float64") * scale
+    if cap is not None:
+        scores = xp.tanh(scores / cap) * cap
     scores = xp.where(mask, scores, -math.inf)
     top = xp.max(scores, axis=-1, keepdims=True)
     if sinks is not None:
@@ -93,7 +114,49 @@ def _weighted_sum(scores: Array, values: Array, mask: Array, sinks: Array | None
     if sinks is not None:
         total = total + xp.where(sinks == top, 1.0, xp.exp(sinks - top))  # an infinite sink is its own distance 0 away
     summed = _matmul_of_seen(weights, distance, values, mask, backend)
-    return xp.where(seen, summed / total, 0.0)
+    value = xp.where(seen, summed / total, 0.0)
+    if not precision.proven:
+        return value, 0.0
+    error = _weight_error(q, keys, distance, mask, scale, cap, backend)
+    sizes = xp.where(xp.isfinite(values), xp.abs(values), 0.0)  # what a NaN or an infinity gives is no matter of bounds
+    size = backend.matmul(weights, sizes, accumulate="float64") / total
+    return _bounded(value, size, error, sizes, values, mask, seen, backend)
+
+
+def _weight_error(
+    q: Array, keys: Array, distance: Array, mask: Array, scale: float, cap: float | None, backend: Backend
+) -> Array:
+    """(B, G, R, T, 1): ε of the page above; infinite where it is not below 2⁻¹⁰."""
+    xp = backend.xp
+    farthest = xp.max(xp.where(mask & (distance > -LIMIT), -distance, 0.0), axis=-1, keepdims=True)
+    longest = xp.max(
+        xp.where(xp.isfinite(of_keys := lengths(keys, backend=backend)), of_keys, 0.0), axis=3, keepdims=True
+    )
+    delta = lengths(q, backend=backend) * longest * (abs(scale) * float(gamma(q.shape[-1] + 3)))
+    if cap is not None:
+        delta = delta + cap * float(gamma(2 * backend.ulps + 3))
+    error = delta + (farthest + 2 * backend.ulps) * UNIT
+    return xp.where(error < 2.0**-10, error, math.inf)
+
+
+def _bounded(
+    value: Array, size: Array, error: Array, sizes: Array, values: Array, mask: Array, seen: Array, backend: Backend
+) -> tuple[Array, Array]:
+    """The value, zeros signed as they should be, and its bound."""
+    xp = backend.xp
+    s = mask.shape[-1]
+    relative = (2.0 * error + (2 * float(gamma(s + 3)) + 6 * UNIT)) * (1 + 2.0**-7)
+    lost = xp.max(sizes, axis=3, keepdims=True) * (s * 2.0**-1070)
+    bound = xp.where(seen, size * relative + lost, 0.0)
+    if not backend.to_numpy(xp.any((size == 0.0) & seen)):
+        return value, bound
+    # Σ p·|value| is zero where all seen values are zeros, or where all weights of those that are not underflow.
+    minus = (values < 0.0) | ((values == 0.0) & (1.0 / values < 0.0))
+    count = backend.matmul(xp.astype(mask, xp.float64), xp.astype(minus, xp.float64), accumulate="float64")
+    other = backend.matmul(xp.astype(mask, xp.float64), xp.astype(values != 0.0, xp.float64), accumulate="float64")
+    all_minus = count == backend.sum(xp.astype(mask, xp.float64), axis=-1, keepdims=True, accumulate="float64")
+    zeros = (size == 0.0) & seen & (other == 0.0)
+    return xp.where(zeros, xp.where(all_minus, -0.0, 0.0), value), xp.where(zeros, 0.0, bound)
 
 
 def _matmul_of_seen(weights: Array, distance: Array, values: Array, mask: Array, backend: Backend) -> Array:
@@ -131,33 +194,3 @@ def _require(q: Array, k: Array, v: Array, mask: Array, sinks: Array | None, cap
         raise ValueError(f"there is one sink for each query head, ({h},), got {tuple(sinks.shape)}")
     if cap is not None and not cap > 0:
         raise ValueError(f"a soft cap must be positive, got {cap}; None is no cap")
-
-
-def _positive_exp(x: float) -> float:
-    """exp(x), not below the least float64 where x is finite: a weight times an infinite value is infinite."""
-    return max(math.exp(x), 5e-324) if x > -math.inf else math.exp(x)
-
-
-def attention_scalar(
-    q_k: list[float],
-    keys: list[list[float]],
-    values: list[list[float]],
-    seen: list[bool],
-    *,
-    scale: float,
-    cap: float | None = None,
-    sink: float | None = None,
-) -> list[float]:
-    """One query of one head: the specification."""
-    if not any(seen):
-        return [0.0] * len(values[0])
-    scores = []
-    for key in (key for key, see in zip(keys, seen, strict=True) if see):
-        score = scale * real_sum(q * k for q, k in zip(q_k, key, strict=True))
-        scores.append(score if cap is None else cap * math.tanh(score / cap))
-    top = max(scores if sink is None else [*scores, sink])
-    weights = [_positive_exp(score - top) for score in scores]
-    sunk = 0.0 if sink is None else 1.0 if sink == top else math.exp(sink - top)
-    total = real_sum([*weights, sunk])
-    kept = [value for value, see in zip(values, seen, strict=True) if see]
-    return [real_sum(w * v for w, v in zip(weights, column, strict=True)) / total for column in zip(*kept, strict=True)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.storage.base import Weight
@@ -57,10 +57,9 @@ def require_booleans(what: str, mask: Array, *, backend: Backend) -> None:
         raise ValueError(f"{what} must hold booleans, True where a position takes part, got {mask.dtype}")
 
 
-def real_sum(terms: Iterable[float]) -> float:
-    """The exact sum rounded once; with infinities or NaN among the terms, what IEEE 754's additions give."""
-    numbers = list(terms)
-    return math.fsum(numbers) if all(map(math.isfinite, numbers)) else sum(numbers)
+def host_reals(x: Array, *, backend: Backend) -> NDArray[np.float64]:
+    """`(...) -> (...)` the same values as float64 on the host."""
+    return np.asarray(backend.to_numpy(x)).astype(np.float64, copy=False)
 
 
 def try_kernel(name: str, weight: Weight, *args: Any, backend: Backend, **kwargs: Any) -> Any:

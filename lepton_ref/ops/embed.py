@@ -2,7 +2,9 @@ r"""Embedding: the row of a table that belongs to a token.
 
     y[b, t, :] = scale · w[ids[b, t], :]
 
-Scale is 1 for most families; Gemma multiplies by √D. Bound: one product, |error before rounding| ≤ 2⁻⁵³·|y| + 2⁻¹⁰⁷⁵.
+Scale is 1 for most families, where nothing is rounded but to formats smaller than the table's; Gemma multiplies by √D.
+Bound: one product, |error before rounding| ≤ 2⁻⁵³·|y|, and three units for the rounding test. A product that underflows
+in float64 has its sign, and is a zero of that sign in every smaller format.
 """
 
 from __future__ import annotations
@@ -12,7 +14,12 @@ from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, round_once
+from lepton_ref.numerics.double_double import Pair
+from lepton_ref.numerics.exact_sum import two_product
+from lepton_ref.numerics.rounding import Index, Reals, Repair
 from lepton_ref.ops.base import op
+from lepton_ref.plain import algebraic
+from lepton_ref.plain.real import Value
 from lepton_ref.storage.base import Weight
 
 
@@ -38,11 +45,17 @@ def embed(
     outside = (ids < 0) | (ids >= w_vd.shape[0])
     if outside.any():
         raise ValueError(f"id {ids[outside][0]} is outside the table of {w_vd.shape[0]} rows")
-    rows = w_vd.take(ids.reshape(-1)).reshape(*ids.shape, w_vd.shape[1])
-    value = backend.from_numpy(rows.astype(np.float64)) * scale
-    return round_once(value, backend=backend, precision=precision)
+    rows = w_vd.take(ids.reshape(-1)).reshape(*ids.shape, w_vd.shape[1]).astype(np.float64)
 
+    def double(places: Index) -> tuple[Pair, Reals]:
+        high, low = two_product(rows[places], np.full(places[0].size, scale))
+        usual = (np.abs(high) > 2.0**-900) & (np.abs(high) < 2.0**900)  # elsewhere the low part may be wrong
+        return Pair(high, low), np.where(usual, 0.0, np.inf)
 
-def embed_scalar(token: int, table: list[list[float]], *, scale: float = 1.0) -> list[float]:
-    """One token's row: the specification."""
-    return [scale * value for value in table[token]]
+    def plain(place: tuple[int, ...]) -> Value:
+        return algebraic.embed(0, [[float(rows[place])]], scale=scale)[0]
+
+    value = backend.from_numpy(rows) * scale
+    bound = 0.0 if scale == 1.0 else backend.xp.abs(value) * 2.0**-51
+    repair = Repair(plain, double)
+    return round_once(value, bound, op="embed", repair=repair, backend=backend, precision=precision)

@@ -5,16 +5,29 @@ r"""LayerNorm (Ba, Kiros and Hinton 2016): subtract the mean, divide by the stan
 Bound: the computed mean errs by at most ρ = γ_D·Σⱼ |xⱼ|/D, which the centred x inherits, while the variance gains only
 ρ² (Σⱼ (xⱼ − μ) = 0). With r the root and A = |x − μ|·|w|/r, all else being products:
 (1 + γ)·(ρ·|w|/r + A·ρ²/(2r²)) + γ·(A + |b|), γ = γ_{⌈D/2⌉+7}. It scales with mean |x|, not with |x − μ| alone: the
-subtraction of the mean may cancel.
+subtraction of the mean may cancel. The running bound takes γ_{⌈D/2⌉+10}, for the rounding test, and the computed r²
+less what ρ may have added to it.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, real_sum, require_axis
+from lepton_ref.numerics.bounds import gamma
+from lepton_ref.numerics.double_double import Pair
+from lepton_ref.numerics.exact_sum import exact_sums, two_product
+from lepton_ref.numerics.rounding import Index, Reals, Repair
+from lepton_ref.ops.base import host_reals, op, require_axis
+from lepton_ref.plain import algebraic
+from lepton_ref.plain.real import Value
+
+DOUBLE_ERROR = 2.0**-90
+"""Of the double-double form, relative to |x − μ|·|w|/r + |b|: some twenty operations within 2⁻¹⁰⁰ each."""
 
 
 @op
@@ -31,19 +44,78 @@ def layer_norm(
     require_axis("the length of the norm's weight", w_d.shape[0], x.shape[-1])
     if b_d is not None:
         require_axis("the length of the norm's bias", b_d.shape[0], x.shape[-1])
-    x64 = lift(x, backend=backend)
-    mean = backend.sum(x64, axis=-1, keepdims=True, accumulate="float64") / x.shape[-1]
+    xp, width = backend.xp, x.shape[-1]
+    x64, w64 = lift(x, backend=backend), lift(w_d, backend=backend)
+    mean = backend.sum(x64, axis=-1, keepdims=True, accumulate="float64") / width
     centred = x64 - mean
-    variance = backend.sum(centred * centred, axis=-1, keepdims=True, accumulate="float64") / x.shape[-1]
-    value = centred / backend.xp.sqrt(variance + eps) * lift(w_d, backend=backend)
+    square = backend.sum(centred * centred, axis=-1, keepdims=True, accumulate="float64") / width + eps
+    value = centred / xp.sqrt(square) * w64
+    relative = float(gamma(math.ceil(width / 2) + 10))
+    size = xp.abs(value)
     if b_d is not None:
-        value = value + lift(b_d, backend=backend)
-    return round_once(value, backend=backend, precision=precision)
+        bias = lift(b_d, backend=backend)
+        value, size = value + bias, size + xp.abs(bias)
+    bound = size * relative + _from_mean(x64, centred, square, w64, backend)
+    repair = _Repair(x, w_d, b_d, eps, backend).functions()
+    return round_once(value, bound, op="layer_norm", repair=repair, backend=backend, precision=precision)
 
 
-def layer_norm_scalar(x_d: list[float], w_d: list[float], b_d: list[float] | None = None, *, eps: float) -> list[float]:
-    """One position: the specification."""
-    mean = real_sum(x_d) / len(x_d)
-    root = math.sqrt(real_sum((x - mean) ** 2 for x in x_d) / len(x_d) + eps)
-    bias = [0.0] * len(x_d) if b_d is None else b_d
-    return [(x - mean) / root * w + b for x, w, b in zip(x_d, w_d, bias, strict=True)]
+def _from_mean(x: Array, centred: Array, square: Array, w: Array, backend: Backend) -> Array:
+    """(…, D): what the error of the mean does to the result."""
+    xp, width = backend.xp, x.shape[-1]
+    rho = backend.sum(xp.abs(x), axis=-1, keepdims=True, accumulate="float64") * (1.01 * float(gamma(width)) / width)
+    least = square * (1 - 2.0**-20) - 2.0 * rho * rho  # the exact r² is not less
+    least = xp.where(least > 0.0, least, math.nan)
+    grown = rho + (xp.abs(centred) + rho) * (rho * rho / least)
+    bound = (grown / xp.sqrt(least)) * xp.abs(w) * 1.01
+    return xp.where(rho == 0.0, 0.0, bound)
+
+
+class _Repair:
+    """Single elements of a norm, from its inputs on the host."""
+
+    def __init__(self, x: Array, w_d: Array, b_d: Array | None, eps: float, backend: Backend) -> None:
+        self.x, self.w_d, self.b_d, self.eps, self.backend = x, w_d, b_d, eps, backend
+
+    def functions(self) -> Repair:
+        """What `round_once` calls."""
+        return Repair(plain=self.plain, double=self.double)
+
+    def double(self, places: Index) -> tuple[Pair, Reals]:
+        """The formula in double-double, with D·x − Σ x in the place of x − μ, which is exact before it is cut."""
+        host = host_reals(self.x, backend=self.backend)
+        width = host.shape[-1]
+        unique, where = np.unique(np.ravel_multi_index(places[:-1], host.shape[:-1]), return_inverse=True)
+        rows = host.reshape(-1, width)[unique]
+        mean = exact_sums(rows).pair() / Pair.of(width)
+        centred, spread = _centred(rows, mean)
+        root = (spread / width + self.eps).sqrt()
+        x = host[places]
+        ours = exact_sums(
+            np.concatenate([*(part[:, None] for part in two_product(x, np.array(float(width)))), -rows[where]], axis=1)
+        )
+        w = host_reals(self.w_d, backend=self.backend)[places[-1]]
+        value = ours.pair() / Pair.of(width) * Pair.of(w) / root[where]
+        size = np.abs(value.high)
+        if self.b_d is not None:
+            bias = host_reals(self.b_d, backend=self.backend)[places[-1]]
+            value, size = value + Pair.of(bias), size + np.abs(bias)
+        lost = (np.abs(mean.high) / root.high) * 2.0**-90  # of the spread's root, from the mean's own error
+        usual = (root.high > 2.0**-200) & (root.high < 2.0**200) & (centred < 2.0**200) & (lost < 2.0**-40)
+        error = size * (DOUBLE_ERROR + lost[where])
+        return value, np.where(usual[where] & ((size == 0) | (size > 2.0**-400)), error, np.inf)
+
+    def plain(self, place: tuple[int, ...]) -> Value:
+        """The specification's value of one element."""
+        row = host_reals(self.x, backend=self.backend)[place[:-1]].tolist()
+        w = host_reals(self.w_d, backend=self.backend).tolist()
+        b = None if self.b_d is None else host_reals(self.b_d, backend=self.backend).tolist()
+        return algebraic.layer_norm(row, w, b, eps=self.eps)[place[-1]]
+
+
+def _centred(rows: Reals, mean: Pair) -> tuple[NDArray[np.float64], Pair]:
+    """(R, D), (R) -> (R), (R): the largest |x − μ| of each row, and Σ (x − μ)²."""
+    shape = rows.shape
+    each = Pair.of(rows) - Pair(np.broadcast_to(mean.high[:, None], shape), np.broadcast_to(mean.low[:, None], shape))
+    square = each * each
+    return np.max(np.abs(each.high), axis=1), exact_sums(np.concatenate([square.high, square.low], axis=1)).pair()

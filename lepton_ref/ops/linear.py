@@ -2,9 +2,14 @@ r"""Linear: a matrix, and perhaps a bias.
 
     y[…, o] = Σᵢ x[…, i]·w[o, i] + b[o]
 
-Products of two float32 are exact in float64, so only the sum carries error. Bound, in any order of summation, fused or
-not (Higham, Accuracy and Stability, §3.1): |error before rounding| ≤ γ_I·(Σᵢ |xᵢ·wᵢ| + |b|), and γ_{I+1} where x or w
-is wider than float32 and the products round too.
+Under w8a8, w4a8 and fp8 x and w are what `lepton_ref.numerics.operands` and `lepton_ref.storage.encoded` make of them.
+
+Bound, in any order of summation, fused or not (Higham, Accuracy and Stability, §3.1): a term passes at most I + 1
+roundings, its product's, I − 1 sums' and the bias's, so the float64 value is within γ_{I+1}·(Σᵢ |xᵢ·wᵢ| + |b|) of the
+exact one, and Σᵢ |xᵢ·wᵢ| ≤ ‖x‖·‖w‖ needs no second matrix product. Three units more cover the rounding test and the
+lengths. Where a length is no finite number that products of are safe, the bound is infinite.
+
+A sum that is exactly zero is −0 if every term is −0, otherwise +0: what IEEE addition gives in any order.
 """
 
 from __future__ import annotations
@@ -13,8 +18,13 @@ import math
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, real_sum, require_axis, try_kernel
-from lepton_ref.storage.base import Weight
+from lepton_ref.numerics.bounds import gamma
+from lepton_ref.numerics.lengths import lengths
+from lepton_ref.numerics.operands import activations
+from lepton_ref.ops.base import op, require_axis, try_kernel
+from lepton_ref.ops.linear_otherwise import by_machine, fast
+from lepton_ref.ops.linear_repair import LinearRepair
+from lepton_ref.storage.base import Panel, Weight
 
 
 @op
@@ -34,19 +44,54 @@ def linear(x: Array, w_oi: Weight, b_o: Array | None = None, *, backend: Backend
     if done is not NotImplemented:
         return done
     xp = backend.xp
-    rows = math.prod(x.shape[:-1])
-    x64 = xp.reshape(lift(x, backend=backend), (rows, x.shape[-1]))
-    parts = []
-    for start, stop, panel in w_oi.panels(backend=backend):
-        part = backend.matmul(x64, xp.permute_dims(panel, (1, 0)), accumulate="float64")
-        if b_o is not None:
-            part = part + lift(b_o[start:stop], backend=backend)
-        parts.append(round_once(part, backend=backend, precision=precision))
-    y = parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
+    flat = xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+    if precision.machine is not None:
+        y = by_machine(flat, w_oi, b_o, backend, precision)
+    elif precision.accumulate == "float32":
+        y = fast(flat, w_oi, b_o, backend, precision)
+    else:
+        y = _round_once(flat, w_oi, b_o, backend, precision)
     return xp.reshape(y, (*x.shape[:-1], w_oi.shape[0]))
 
 
-def linear_scalar(x_i: list[float], w_oi: list[list[float]], b_o: list[float] | None = None) -> list[float]:
-    """One row of inputs: the specification, each sum exact and rounded once to float64."""
-    bias = [0.0] * len(w_oi) if b_o is None else b_o
-    return [real_sum([*(x * w for x, w in zip(x_i, w_i, strict=True)), b]) for w_i, b in zip(w_oi, bias, strict=True)]
+def _round_once(x: Array, w_oi: Weight, b_o: Array | None, backend: Backend, precision: Precision) -> Array:
+    """(M, I), (O, I), (O) -> (M, O)."""
+    xp = backend.xp
+    x64 = activations(lift(x, backend=backend), precision.operands, backend=backend)
+    sizes = lengths(x64, backend=backend) if precision.proven else None
+    parts = []
+    for panel in w_oi.panels(backend=backend):
+        rows = lift(panel.rows, backend=backend)
+        value = backend.matmul(x64, xp.permute_dims(rows, (1, 0)), accumulate="float64")
+        bias = None if b_o is None else lift(b_o[panel.start : panel.stop], backend=backend)
+        if sizes is None:
+            value, bound = value if bias is None else value + bias, 0.0
+        else:
+            value, bound = _bounded(value, x64, rows, sizes, panel, bias, backend)
+        repair = LinearRepair(x64, w_oi, b_o, panel.start, backend).functions()
+        parts.append(round_once(value, bound, op="linear", repair=repair, backend=backend, precision=precision))
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
+
+
+def _bounded(
+    value: Array, x: Array, rows: Array, sizes: Array, panel: Panel, bias: Array | None, backend: Backend
+) -> tuple[Array, Array]:
+    """(M, O) twice: the value with its bias, zeros signed as they should be, and its bound."""
+    xp = backend.xp
+    unit = float(gamma(rows.shape[1] + 4))
+    bound = (sizes * unit) * panel.lengths
+    if backend.to_numpy(xp.all(sizes > 0.0)) and backend.to_numpy(xp.all(panel.lengths > 0.0)):
+        return (value, bound) if bias is None else (value + bias, bound + xp.abs(bias) * unit)
+    empty = (sizes == 0.0) | (panel.lengths == 0.0)  # no product but zeros: the sum is a zero, and exact
+    value = xp.where(empty, _zeros(x, rows, backend), value)
+    if bias is None:
+        return value, xp.where(empty, 0.0, bound)
+    return value + bias, xp.where(empty, 0.0, bound + xp.abs(bias) * unit)
+
+
+def _zeros(x: Array, rows: Array, backend: Backend) -> Array:
+    """(M, I), (O, I) -> (M, O): −0 where all products have a minus sign, +0 elsewhere; right where all are zeros."""
+    xp = backend.xp
+    signs = [xp.where((array < 0.0) | ((array == 0.0) & (1.0 / array < 0.0)), -1.0, 1.0) for array in (x, rows)]
+    agreement = backend.matmul(signs[0], xp.permute_dims(signs[1], (1, 0)), accumulate="float64")
+    return xp.where(agreement == -float(rows.shape[1]), -0.0, 0.0)

@@ -1,26 +1,37 @@
 r"""Pooling: one vector for a sentence, from the unmasked positions alone.
 
     mean: Σₜ m[t]·x[t] / Σₜ m[t]      cls: x at the first unmasked position      max: maxₜ over m
-    normalise: y / max(√Σ y², ε)
+    normalise: y / max(√Σ y², ε),  ε = 10⁻¹²
 
 Mean and normalisation are one op where both are asked for. Bound: mean β = γ_n·Σₜ |x[t]|/n over the n unmasked; cls and
 max are exact (β = 0). Normalised, with v the vector and L its length: (β + |v|·(‖β‖/L + γ_{⌈D/2⌉+3}))/L to first
-order, since every element's error also changes the length.
+order, since every element's error also changes the length: L is taken less ‖β‖, and a part in 2⁷ is added. Three units
+more cover the rounding test. A length near ε, where the maximum might choose either, promises nothing.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, real_sum, require_booleans
+from lepton_ref.numerics.bounds import UNIT, gamma
+from lepton_ref.numerics.double_double import Pair
+from lepton_ref.numerics.exact_sum import exact_sums
+from lepton_ref.numerics.rounding import Index, Reals, Repair
+from lepton_ref.ops.base import host_reals, op, require_booleans
+from lepton_ref.plain import algebraic
+from lepton_ref.plain.real import Value
 
 KINDS = ("mean", "cls", "max")
 NORMALISE_EPS = 1e-12
-"""What sentence-transformers and torch.nn.functional.normalize put below a vector's length."""
+"""What sentence-transformers and torch.nn.functional.normalize put below a vector's length; the decimal."""
+
+DOUBLE_ERROR = 2.0**-90
 
 
 @op
@@ -34,23 +45,49 @@ def pool(x_btd: Array, mask_bt: Array, *, kind: str, normalise: bool, backend: B
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
     if tuple(mask_bt.shape) != tuple(x_btd.shape[:2]):
         raise ValueError(f"the mask must be of shape {tuple(x_btd.shape[:2])}, got {tuple(mask_bt.shape)}")
-    xp = backend.xp
     require_booleans("the mask", mask_bt, backend=backend)
-    if not backend.to_numpy(xp.any(mask_bt, axis=-1)).all():
+    if not backend.to_numpy(backend.xp.any(mask_bt, axis=-1)).all():
         raise ValueError("a sequence has no unmasked position to pool; leave empty texts out")
-    x64 = lift(x_btd, backend=backend)
+    value, bound = _pooled(lift(x_btd, backend=backend), mask_bt, kind, backend)
+    if normalise:
+        value, bound = _normalised(value, bound, backend)
+    repair = _Repair(x_btd, mask_bt, kind, normalise, backend).functions()
+    return round_once(value, bound, op="pool", repair=repair, backend=backend, precision=precision)
+
+
+def _pooled(x64: Array, mask_bt: Array, kind: str, backend: Backend) -> tuple[Array, Array]:
+    """(B, T, D), (B, T) -> (B, D) twice: the vector and its bound."""
+    xp = backend.xp
     mask = xp.expand_dims(mask_bt, axis=-1)
     if kind == "max":
         value = xp.max(xp.where(mask, x64, -math.inf), axis=1)
-    elif kind == "cls":
+        plus = xp.any(mask & (x64 == 0.0) & (1.0 / x64 > 0.0), axis=1)
+        value = xp.where((value == 0.0) & plus, 0.0, value)  # of +0 and −0 the larger is +0
+        return value, xp.abs(value) * 0.0
+    if kind == "cls":
         value = _first(x64, mask_bt, backend)
-    else:
-        kept = backend.sum(xp.where(mask, x64, 0.0), axis=1, keepdims=False, accumulate="float64")
-        value = kept / backend.sum(xp.astype(mask, xp.float64), axis=1, keepdims=False, accumulate="float64")
-    if normalise:
-        length = xp.sqrt(backend.sum(value * value, axis=-1, keepdims=True, accumulate="float64"))
-        value = value / xp.where(length < NORMALISE_EPS, NORMALISE_EPS, length)
-    return round_once(value, backend=backend, precision=precision)
+        return value, xp.abs(value) * 0.0
+    kept = xp.where(mask, x64, 0.0)
+    count = backend.sum(xp.astype(mask, xp.float64), axis=1, keepdims=False, accumulate="float64")
+    value = backend.sum(kept, axis=1, keepdims=False, accumulate="float64") / count
+    size = backend.sum(xp.abs(kept), axis=1, keepdims=False, accumulate="float64") / count
+    minus = xp.all(~mask | (x64 < 0.0) | ((x64 == 0.0) & (1.0 / x64 < 0.0)), axis=1)
+    value = xp.where(size == 0.0, xp.where(minus, -0.0, 0.0), value)
+    return value, size * ((count + 4.0) * (UNIT * 1.001))
+
+
+def _normalised(value: Array, beta: Array, backend: Backend) -> tuple[Array, Array]:
+    """(B, D) twice -> (B, D) twice."""
+    xp = backend.xp
+    length = xp.sqrt(backend.sum(value * value, axis=-1, keepdims=True, accumulate="float64"))
+    spread = xp.sqrt(backend.sum(beta * beta, axis=-1, keepdims=True, accumulate="float64")) * 1.001
+    relative = float(gamma(math.ceil(value.shape[-1] / 2) + 6))
+    short = length < NORMALISE_EPS
+    divisor = xp.where(short, NORMALISE_EPS, length)
+    least = xp.where(divisor - 2.0 * spread > 0.0, divisor - 2.0 * spread, math.nan)
+    bound = (beta + (xp.abs(value) + beta) * (spread / least + relative)) / least * (1 + 2.0**-7)
+    near = xp.abs(length - NORMALISE_EPS) <= length * 2.0**-20 + spread
+    return value / divisor, xp.where(near, math.inf, xp.where((value == 0.0) & (beta == 0.0), 0.0, bound))
 
 
 def _first(x_btd: Array, mask_bt: Array, backend: Backend) -> Array:
@@ -60,17 +97,45 @@ def _first(x_btd: Array, mask_bt: Array, backend: Backend) -> Array:
     return backend.xp.take(backend.xp.reshape(x_btd, (b * t, d)), backend.from_numpy(rows), axis=0)
 
 
-def _max_scalar(column: tuple[float, ...]) -> float:
-    return math.nan if any(map(math.isnan, column)) else max(column)
+class _Repair:
+    """Single elements, from the inputs on the host."""
 
+    def __init__(self, x_btd: Array, mask_bt: Array, kind: str, normalise: bool, backend: Backend) -> None:
+        self.x = host_reals(x_btd, backend=backend)
+        self.mask = np.asarray(backend.to_numpy(mask_bt))
+        self.kind, self.normalise = kind, normalise
 
-def pool_scalar(x_td: list[list[float]], mask_t: list[bool], *, kind: str, normalise: bool) -> list[float]:
-    """One sequence: the specification."""
-    kept = [x for x, m in zip(x_td, mask_t, strict=True) if m]
-    columns = zip(*kept, strict=True)
-    reduce = {"mean": lambda c: real_sum(c) / len(c), "cls": lambda c: c[0], "max": _max_scalar}[kind]
-    value = [reduce(column) for column in columns]
-    if not normalise:
-        return value
-    length = max(math.sqrt(real_sum(v * v for v in value)), NORMALISE_EPS)
-    return [v / length for v in value]
+    def functions(self) -> Repair:
+        """What `round_once` calls."""
+        return Repair(plain=self.plain, double=self.double)
+
+    def double(self, places: Index) -> tuple[Pair, Reals]:
+        """Exact sums, the mean and the length in double-double."""
+        unique, where = np.unique(places[0], return_inverse=True)
+        vectors = [self._vector(int(b)) for b in unique]
+        whole = Pair(np.stack([v.high for v in vectors]), np.stack([v.low for v in vectors]))
+        value = whole[where, places[1]]
+        if not self.normalise:
+            return value, np.where(np.abs(value.high) > 2.0**-400, np.abs(value.high) * DOUBLE_ERROR, np.inf)
+        square = whole * whole
+        length = exact_sums(np.concatenate([square.high, square.low], axis=1)).pair().sqrt()
+        eps = Pair.rational(Fraction(1, 10**12))
+        near = np.abs(length.high - NORMALISE_EPS) < NORMALISE_EPS * 2.0**-40
+        short = length.high < NORMALISE_EPS
+        divisor = Pair(np.where(short, eps.high, length.high), np.where(short, eps.low, length.low))
+        value = value / divisor[where]
+        usual = ~near[where] & (np.abs(value.high) > 2.0**-400) & (length.high > 2.0**-300)[where]
+        return value, np.where(usual, np.abs(value.high) * DOUBLE_ERROR, np.inf)
+
+    def plain(self, place: tuple[int, ...]) -> Value:
+        """The specification's value of one element."""
+        b, d = place
+        rows = self.x[b][self.mask[b]].tolist()
+        return algebraic.pool(rows, kind=self.kind, normalise=self.normalise)[d]
+
+    def _vector(self, b: int) -> Pair:
+        """(D): the pooled vector of one sequence."""
+        rows: NDArray[np.float64] = self.x[b][self.mask[b]]
+        if self.kind == "mean":
+            return exact_sums(np.ascontiguousarray(rows.T)).pair() / len(rows)
+        return Pair.of(rows[0] if self.kind == "cls" else rows.max(axis=0))

@@ -1,10 +1,17 @@
-"""Residual: y = x + f. One sum of two, so float64 carries at most 2⁻⁵³·|y| of error."""
+"""Residual: y = x + f. What float64 loses of the sum is known exactly (Knuth's two-sum), and mostly nothing."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op
+from lepton_ref.numerics.double_double import Pair
+from lepton_ref.numerics.exact_sum import two_sum
+from lepton_ref.numerics.rounding import Index, Reals, Repair
+from lepton_ref.ops.base import host_reals, op
+from lepton_ref.plain import algebraic
+from lepton_ref.plain.real import Value
 
 
 @op
@@ -16,9 +23,19 @@ def add(x: Array, f: Array, *, backend: Backend, precision: Precision) -> Array:
     """
     if x.shape != f.shape:
         raise ValueError(f"a residual adds arrays of one shape, got {tuple(x.shape)} and {tuple(f.shape)}")
-    return round_once(lift(x, backend=backend) + lift(f, backend=backend), backend=backend, precision=precision)
+    xp = backend.xp
+    a, b = lift(x, backend=backend), lift(f, backend=backend)
+    total = a + b
+    of_b = total - a
+    lost = (a - (total - of_b)) + (b - of_b)
+    bound = xp.where(lost == 0.0, 0.0, xp.abs(total) * 2.0**-51)
 
+    def double(places: Index) -> tuple[Pair, Reals]:
+        high, low = two_sum(*(host_reals(part, backend=backend)[places] for part in (x, f)))
+        return Pair(high, low), np.zeros(high.shape)
 
-def add_scalar(x_d: list[float], f_d: list[float]) -> list[float]:
-    """One position: the specification."""
-    return [x + f for x, f in zip(x_d, f_d, strict=True)]
+    def plain(place: tuple[int, ...]) -> Value:
+        return algebraic.add(*([float(host_reals(part, backend=backend)[place])] for part in (x, f)))[0]
+
+    repair = Repair(plain, double)
+    return round_once(total, bound, op="add", repair=repair, backend=backend, precision=precision)

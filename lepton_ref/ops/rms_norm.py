@@ -4,16 +4,35 @@ r"""RMSNorm (Zhang and Sennrich 2019): divide by the root of the mean square; ε
 
 Offset is 0; Gemma's checkpoints store w − 1 and add it back. Bound: γ_{⌈D/2⌉+5}·|y|: the mean square and ε do not
 cancel, so that their sum's relative error is at most γ_{D+2}, which the root halves; root, quotient, offset + w and the
-product add one rounding each.
+product add one rounding each. Three units more cover the rounding test.
+
+Exactly, on which side of m does y lie? Where y and m have one sign, y² − m² decides: with w' = offset + w, the sign of
+x²·w'²·D − m²·(Σⱼ xⱼ² + D·ε), a sum of products, which is exact.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, real_sum, require_axis
+from lepton_ref.numerics.bounds import gamma
+from lepton_ref.numerics.double_double import Pair
+from lepton_ref.numerics.exact_sum import exact_sums, two_product, two_sum
+from lepton_ref.numerics.expansions import parts, products
+from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
+from lepton_ref.ops.base import host_reals, op, require_axis
+from lepton_ref.plain import algebraic
+from lepton_ref.plain.real import Value
+
+DOUBLE_ERROR = 2.0**-90
+"""Of the double-double form: some ten operations within 2⁻¹⁰⁰ each."""
+
+SAFE = 2.0**200
+"""Products of a few numbers between 1/SAFE and SAFE stay within the range of error-free transformations."""
 
 
 @op
@@ -26,14 +45,63 @@ def rms_norm(x: Array, w_d: Array, *, eps: float, offset: float = 0.0, backend: 
         ValueError: w is not of length D.
     """
     require_axis("the length of the norm's weight", w_d.shape[0], x.shape[-1])
+    width = x.shape[-1]
     x64 = lift(x, backend=backend)
     w64 = lift(w_d, backend=backend) + offset
-    square = backend.sum(x64 * x64, axis=-1, keepdims=True, accumulate="float64") / x.shape[-1]
+    square = backend.sum(x64 * x64, axis=-1, keepdims=True, accumulate="float64") / width
     value = x64 / backend.xp.sqrt(square + eps) * w64
-    return round_once(value, backend=backend, precision=precision)
+    bound = backend.xp.abs(value) * float(gamma(math.ceil(width / 2) + 8))
+    repair = _Repair(x, w_d, eps, offset, backend).functions()
+    return round_once(value, bound, op="rms_norm", repair=repair, backend=backend, precision=precision)
 
 
-def rms_norm_scalar(x_d: list[float], w_d: list[float], *, eps: float, offset: float = 0.0) -> list[float]:
-    """One position: the specification."""
-    root = math.sqrt(real_sum(x * x for x in x_d) / len(x_d) + eps)
-    return [x / root * (offset + w) for x, w in zip(x_d, w_d, strict=True)]
+class _Repair:
+    """Single elements of a norm, from its inputs on the host."""
+
+    def __init__(self, x: Array, w_d: Array, eps: float, offset: float, backend: Backend) -> None:
+        self.x, self.w_d, self.eps, self.offset, self.backend = x, w_d, eps, offset, backend
+
+    def functions(self) -> Repair:
+        """What `round_once` calls."""
+        return Repair(plain=self.plain, double=self.double, side=self.side)
+
+    def double(self, places: Index) -> tuple[Pair, Reals]:
+        """The formula in double-double; each distinct row's mean square once."""
+        rows, where, x, w = self._inputs(places)
+        square = exact_sums(np.concatenate(two_product(rows, rows), axis=1)).pair()
+        root = (square / rows.shape[1] + self.eps).sqrt()
+        value = Pair.of(x) * Pair(*two_sum(w, np.array(self.offset))) / root[where]
+        usual = (np.abs(value.high) > 1 / SAFE) & (root.high[where] < SAFE) & (root.high[where] > 1 / SAFE)
+        return value, np.where(usual, np.abs(value.high) * DOUBLE_ERROR, np.inf)
+
+    def side(self, places: Index, middle: Reals) -> NDArray[np.int8]:
+        """The sign of y − m, as the page says; unknown where a product might leave the range of exact ones."""
+        rows, where, x, w = self._inputs(places)
+        width = rows.shape[1]
+        squares, exact = parts(exact_sums(np.concatenate([*two_product(rows, rows), *self._many_eps(rows)], axis=1)))
+        factor = np.stack(two_sum(w, np.full(w.shape, self.offset)), axis=1)
+        numerator = products(x[:, None], x[:, None], factor, factor, np.full((len(x), 1), float(width)))
+        denominator = products(-middle[:, None], middle[:, None], squares[where])
+        sign = exact_sums(np.concatenate([numerator, denominator], axis=1)).sign()
+        size = np.max(np.abs(np.concatenate([x[:, None], middle[:, None], factor, rows[where]], axis=1)), axis=1)
+        least = np.min(np.abs(np.stack([x, middle, factor[:, 0]], axis=1)), axis=1)
+        known = exact[where] & (size < 2.0**130) & (least > 2.0**-150) & (1e-60 < self.eps < 1e60)
+        return np.where(known, sign * np.sign(middle).astype(np.int8), np.int8(UNKNOWN)).astype(np.int8)
+
+    def plain(self, place: tuple[int, ...]) -> Value:
+        """The specification's value of one element."""
+        rows, _, _, _ = self._inputs(tuple(np.array([at]) for at in place))
+        w = host_reals(self.w_d, backend=self.backend).tolist()
+        return algebraic.rms_norm(rows[0].tolist(), w, eps=self.eps, offset=self.offset)[place[-1]]
+
+    def _many_eps(self, rows: Reals) -> list[Reals]:
+        """Two columns whose sum is D·ε."""
+        width = np.full((len(rows), 1), float(rows.shape[1]))
+        return list(two_product(width, np.full(width.shape, self.eps)))
+
+    def _inputs(self, places: Index) -> tuple[Reals, NDArray[np.intp], Reals, Reals]:
+        """The distinct rows (R, D), each place's row (N), and x and w at each place (N)."""
+        x = host_reals(self.x, backend=self.backend)
+        unique, where = np.unique(np.ravel_multi_index(places[:-1], x.shape[:-1]), return_inverse=True)
+        rows = x.reshape(-1, x.shape[-1])[unique]
+        return rows, where, x[places], host_reals(self.w_d, backend=self.backend)[places[-1]]

@@ -4,57 +4,59 @@ r"""RoPE (Su et al. 2021): each pair of a head's numbers is turned by an angle t
 
 Which two numbers are a pair is a convention: half-split pairs j with j + R/2 (transformers), interleaved pairs 2j with
 2j + 1 (the paper, GGUF's llama); R ≤ K is the rotary width, what lies beyond passes unchanged. YaRN and longrope scale
-the result by an attention factor. Bound: factor·(|x₀| + |x₁|)·γ with (2e + 3 + (1 + φ)·|θ|)·2⁻⁵³ for γ, where cos and
-sin err by e ulps and the frequency by φ·2⁻⁵³ of itself: the angle is rounded, and a turn by a slightly other angle
-moves the result by that angle.
+the result by an attention factor, which the tables contain. Bound: the tables are the real cosines and sines rounded
+once, so each product errs by 2 units of 2⁻⁵³ and the sum by one: 3·factor·(|x₀| + |x₁|)·2⁻⁵³, and three units more for
+the rounding test. The angle does not enter: `lepton_ref.ops.rope_tables`.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
-from lepton_ref.ops.base import op, require_axis
-
-
-def rope_tables(
-    positions_bt: NDArray[np.int64], frequencies: NDArray[np.float64], *, factor: float = 1.0, backend: Backend
-) -> tuple[Array, Array]:
-    """(B, T), (B, 1, R/2) -> (B, T, R/2), (B, T, R/2): factor·cos θ and factor·sin θ in float64, on the host."""
-    angles = np.asarray(positions_bt, dtype=np.float64)[..., None] * frequencies
-    return backend.from_numpy(np.cos(angles) * factor), backend.from_numpy(np.sin(angles) * factor)
+from lepton_ref.numerics.bounds import UNIT
+from lepton_ref.numerics.double_double import Pair
+from lepton_ref.numerics.exact_sum import exact_sums, two_product
+from lepton_ref.numerics.rounding import Index, Reals, Repair
+from lepton_ref.ops.base import host_reals, op, require_axis
+from lepton_ref.ops.rope_tables import TABLE_ERROR, RopeTables
+from lepton_ref.plain import turn
+from lepton_ref.plain.real import Value
 
 
 @op
-def rope(
-    x: Array, cos_btr: Array, sin_btr: Array, *, interleaved: bool = False, backend: Backend, precision: Precision
-) -> Array:
-    """(B, T, H, K), (B, T, R/2), (B, T, R/2) -> (B, T, H, K), each pair turned by its angle.
+def rope(x: Array, tables: RopeTables, *, backend: Backend, precision: Precision) -> Array:
+    """(B, T, H, K) -> (B, T, H, K), each pair turned by its angle.
+
+    Args:
+        x: queries or keys, head by head.
+        tables: from `rope_tables`, for the positions of x.
+        backend: whose array x is.
+        precision: what the output is rounded to.
 
     Raises:
-        ValueError: R exceeds K, the two tables differ in shape, or they belong to other positions.
+        ValueError: R exceeds K, or the tables belong to other positions.
     """
-    if cos_btr.shape != sin_btr.shape:
-        raise ValueError(f"cosines and sines are of one shape, got {tuple(cos_btr.shape)} and {tuple(sin_btr.shape)}")
-    if cos_btr.shape[0] != 1:
-        require_axis("the batch of the rotary tables", cos_btr.shape[0], x.shape[0])
     xp = backend.xp
-    rotary = 2 * cos_btr.shape[-1]
+    rotary = tables.rope.width
     if rotary > x.shape[-1]:
         raise ValueError(f"the rotary width {rotary} exceeds the head width {x.shape[-1]}")
-    require_axis("the positions of the rotary tables", cos_btr.shape[1], x.shape[1])
+    if tables.positions.shape[0] != 1:
+        require_axis("the batch of the rotary tables", tables.positions.shape[0], x.shape[0])
+    require_axis("the positions of the rotary tables", tables.positions.shape[1], x.shape[1])
     x64 = lift(x, backend=backend)
     turned, rest = x64[..., :rotary], x64[..., rotary:]
-    first, second = _pairs(turned, interleaved, backend)
-    cos, sin = xp.expand_dims(cos_btr, axis=2), xp.expand_dims(sin_btr, axis=2)
-    value = _unpair(first * cos - second * sin, first * sin + second * cos, interleaved, backend)
+    first, second = _pairs(turned, tables.rope.interleaved, backend)
+    cos, sin = xp.expand_dims(tables.cos, axis=2), xp.expand_dims(tables.sin, axis=2)
+    value = _unpair(first * cos - second * sin, first * sin + second * cos, tables.rope.interleaved, backend)
+    size = (xp.abs(first) + xp.abs(second)) * (8.0 * UNIT * abs(tables.factor))
+    bound = _unpair(size, size, tables.rope.interleaved, backend)
     if rotary < x.shape[-1]:
         value = xp.concat([value, rest], axis=-1)
-    return round_once(value, backend=backend, precision=precision)
+        bound = xp.concat([bound, rest * 0.0], axis=-1)
+    repair = _Repair(x, tables, backend).functions()
+    return round_once(value, bound, op="rope", repair=repair, backend=backend, precision=precision)
 
 
 def _pairs(x: Array, interleaved: bool, backend: Backend) -> tuple[Array, Array]:
@@ -72,13 +74,49 @@ def _unpair(first: Array, second: Array, interleaved: bool, backend: Backend) ->
     return xp.reshape(pairs, (*first.shape[:-1], 2 * first.shape[-1]))
 
 
-def rope_scalar(
-    x_k: list[float], position: int, frequencies: list[float], *, factor: float = 1.0, interleaved: bool = False
-) -> list[float]:
-    """One head at one position: the specification."""
-    y = list(x_k)
-    for pair, frequency in enumerate(frequencies):
-        i, j = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + len(frequencies))
-        cos, sin = factor * math.cos(position * frequency), factor * math.sin(position * frequency)
-        y[i], y[j] = x_k[i] * cos - x_k[j] * sin, x_k[i] * sin + x_k[j] * cos
-    return y
+class _Repair:
+    """Single elements, from x on the host and the double-double tables."""
+
+    def __init__(self, x: Array, tables: RopeTables, backend: Backend) -> None:
+        self.x, self.tables, self.backend = x, tables, backend
+
+    def functions(self) -> Repair:
+        """What `round_once` calls."""
+        return Repair(plain=self.plain, double=self.double)
+
+    def double(self, places: Index) -> tuple[Pair, Reals]:
+        """Exact sums of exact products with the double-double tables."""
+        x = host_reals(self.x, backend=self.backend)
+        b, t, h, k = places
+        pair, second = self._pair_of(k)
+        ends = [x[b, t, h, at] for at in self._ends(pair)]
+        row = np.minimum(b, self.tables.positions.shape[0] - 1)
+        cos, sin = self.tables.cos_pair[row, t, pair], self.tables.sin_pair[row, t, pair]
+        a, c = ends[0], np.where(second, ends[1], -ends[1])
+        by_a, by_c = (
+            Pair(np.where(second, p.high, q.high), np.where(second, p.low, q.low)) for p, q in ((sin, cos), (cos, sin))
+        )
+        products = [
+            part for f, g in ((a, by_a), (c, by_c)) for half in (g.high, g.low) for part in two_product(f, half)
+        ]
+        value = exact_sums(np.stack(products, axis=1)).pair()
+        size = (np.abs(a) + np.abs(c)) * abs(self.tables.factor)
+        return value, np.where(size > 2.0**-400, size * (4 * TABLE_ERROR), np.inf)
+
+    def plain(self, place: tuple[int, ...]) -> Value:
+        """The specification's value of one element."""
+        b, t, h, k = place
+        row = min(b, self.tables.positions.shape[0] - 1)
+        head = host_reals(self.x, backend=self.backend)[b, t, h].tolist()
+        position = int(self.tables.positions[row, t])
+        length = int(self.tables.lengths[min(b, len(self.tables.lengths) - 1)])
+        return turn.rope(head, position, self.tables.rope, length=length)[k]
+
+    def _pair_of(self, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which pair each place belongs to, and whether it is the second of it."""
+        half = self.tables.rope.width // 2
+        return (k // 2, k % 2 == 1) if self.tables.rope.interleaved else (k % half, k >= half)
+
+    def _ends(self, pair: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        half = self.tables.rope.width // 2
+        return (2 * pair, 2 * pair + 1) if self.tables.rope.interleaved else (pair, pair + half)

@@ -12,8 +12,8 @@ M is the length that the model was first trained for. Where the frequencies depe
 the cache was created for, and without a cache the number of positions: so cutting a prompt in chunks changes nothing.
 (transformers takes for L the largest position seen so far, plus one: there the chunks matter.)
 
-Bound: the default's fⱼ errs by at most (2e + (2j/R)·|ln θ|)·2⁻⁵³ of itself, pow within e ulps: the rounded exponent
-−2j/R enters multiplied by ln θ. linear, longrope and proportional add one unit.
+The formulas as real numbers are `lepton_ref.plain.rope`'s, and RoPE itself takes nothing else: no power, logarithm or
+angle of any mathematical library is in its tables.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lepton_ref.plain import rope as plain
+from lepton_ref.plain.real import Real
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope", "proportional")
 LISTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -102,76 +105,19 @@ class Rope:
 
 
 def frequencies(rope: Rope, /, *, length: int) -> NDArray[np.float64]:
-    """-> (R/2) radians per position, float64.
+    """-> (R/2) radians per position: each real number above rounded once to float64.
 
     Args:
         rope: the record.
         length: the context's length, for the kinds that depend on it.
+
+    Raises:
+        ValueError: a factor of zero or NaN.
     """
-    plain = _default(rope.theta, rope.width)
-    match rope.kind:
-        case "linear":
-            return np.divide(plain, rope.factor)
-        case "dynamic":
-            return _dynamic(rope, length)
-        case "llama3":
-            return _llama3(plain, rope)
-        case "yarn":
-            return _yarn(plain, rope)
-        case "longrope":
-            return np.divide(plain, rope.long_factors if length > rope.original_length else rope.short_factors)
-        case "proportional":
-            return np.divide(plain, rope.short_factors)
-        case _:
-            return plain
+    pairs = range(rope.width // 2)
+    return np.array([Real(plain.frequency(rope, pair, length=length)).round("fp64") for pair in pairs])
 
 
 def attention_factor(rope: Rope, /) -> float:
-    """The scale of the rotated numbers: 1 but for yarn and longrope."""
-    if rope.kind not in ("yarn", "longrope"):
-        return 1.0
-    if rope.attention_factor is not None:
-        return rope.attention_factor
-    if rope.factor <= 1:
-        return 1.0
-    if rope.kind == "longrope":
-        return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_length))
-    if rope.mscale not in (None, 0) and rope.mscale_all_dim not in (None, 0):  # 0 is DeepSeek's way to leave one out
-        return _yarn_scale(rope.factor, rope.mscale) / _yarn_scale(rope.factor, rope.mscale_all_dim)
-    return _yarn_scale(rope.factor, 1.0)
-
-
-def _default(theta: float, width: int) -> NDArray[np.float64]:
-    return np.array([theta ** (-2 * j / width) for j in range(width // 2)])
-
-
-def _dynamic(rope: Rope, length: int) -> NDArray[np.float64]:
-    beyond = max(length, rope.original_length) - rope.original_length
-    stretch = 1 + rope.factor * beyond / rope.original_length  # the formula above without its cancellation
-    return _default(rope.theta * stretch ** (rope.width / (rope.width - 2)), rope.width)
-
-
-def _llama3(plain: NDArray[np.float64], rope: Rope) -> NDArray[np.float64]:
-    turns = rope.original_length * plain / (2 * math.pi)  # over the original length
-    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    blend = np.clip(blend, 0.0, 1.0)
-    return np.add((1 - blend) * plain / rope.factor, blend * plain)
-
-
-def _yarn(plain: NDArray[np.float64], rope: Rope) -> NDArray[np.float64]:
-    def pair_that_turns(times: float) -> float:
-        return rope.width * math.log(rope.original_length / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
-
-    low, high = pair_that_turns(rope.beta_fast), pair_that_turns(rope.beta_slow)
-    if rope.truncate:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, rope.width - 1)
-    if low == high:
-        high += 0.001  # the reference code's way out of a division by zero
-    ramp = np.clip((np.arange(rope.width // 2) - low) / (high - low), 0.0, 1.0)
-    blended: NDArray[np.float64] = plain / rope.factor * ramp + plain * (1 - ramp)
-    return blended
-
-
-def _yarn_scale(factor: float, mscale: float) -> float:
-    return 0.1 * mscale * math.log(factor) + 1.0
+    """The scale of the rotated numbers, rounded once to float64: 1 but for yarn and longrope."""
+    return plain.attention_factor(rope).round("fp64")

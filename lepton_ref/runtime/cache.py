@@ -37,13 +37,13 @@ class LayerStore:
 
     def _empty(self, batch: int, room: int) -> Array:
         shape = (batch, self.spec.heads, room, self.spec.width)
-        return self.backend.from_numpy(np.zeros(shape, dtype=self.precision.dtype))
+        return self.backend.from_numpy(np.zeros(shape, dtype=self.precision.widest))
 
     @property
     def nbytes(self) -> int:
         """Bytes of both buffers."""
         batch, heads, room, width = self.buffers[0].shape
-        return int(2 * batch * heads * room * width * self.precision.dtype.itemsize)
+        return int(2 * batch * heads * room * width * self.precision.widest.itemsize)
 
     def grow(self, room: int, used: int) -> None:
         """Make room for more slots; the first `used` stay where they are."""

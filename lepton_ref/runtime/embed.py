@@ -15,6 +15,7 @@ from lepton_ref.interface import HostArray
 from lepton_ref.models import FAMILIES, GGUF_FAMILIES
 from lepton_ref.models.names import bind
 from lepton_ref.models.program import Program
+from lepton_ref.runtime.operands import operands
 from lepton_ref.runtime.parts import Parts
 from lepton_ref.runtime.progress import track
 from lepton_ref.runtime.sentence import KINDS, Sentence, read_sentence
@@ -92,7 +93,9 @@ def under_head(model: Model, head: str) -> Model:
     weights = dict(parts.weights)
     if not weights.keys() >= program.weights.keys():
         names = family.gguf.names if gguf and family.gguf is not None else family.names
-        weights = {**bind(program, names, parts.file.tensors, config=parts.config, where=str(parts.path)), **weights}
+        bound = bind(program, names, parts.file.tensors, config=parts.config, where=str(parts.path))
+        added = {name: weight for name, weight in bound.items() if name not in weights}
+        weights = {**weights, **added, **operands(program, added, model.precision)}
     weights = {name: weights[name] for name in program.weights}
     changed = Parts(**{**vars(parts), "head": head, "program": program, "weights": weights})
     return type(model)(changed, backend=model.backend, precision=model.precision, threads=model.threads)

@@ -17,6 +17,7 @@ from lepton_ref.numerics import Precision, get_precision
 from lepton_ref.runtime.find import as_path
 from lepton_ref.runtime.memory import keep
 from lepton_ref.runtime.model import Model
+from lepton_ref.runtime.operands import kept_dtype, operands
 from lepton_ref.runtime.parts import Parts
 from lepton_ref.runtime.plausible import naming, require_plausible
 
@@ -54,8 +55,8 @@ def load(
     if not where.exists():
         raise FileNotFoundError(f"{where}: no such file or folder; give a folder with config.json or a .gguf file")
     parts = _from_folder(where) if where.is_dir() else _from_gguf(where)
-    used = dict.fromkeys(op.weights["w"] for op in parts.program.ops if op.kind == "linear")
-    kept = keep({name: parts.weights[name] for name in used}, keep_decoded, backend=chosen)
+    used = operands(parts.program, parts.weights, how)
+    kept = keep(used, keep_decoded, backend=chosen, dtype=kept_dtype(parts.program, how))
     parts = replace(parts, weights={**parts.weights, **kept})
     return Model(parts, backend=chosen, precision=how, threads=threads)
 

@@ -59,13 +59,20 @@ def _control_group_room(group: Path) -> int | None:
     return max(0, limit - used)
 
 
-def keep(weights: Mapping[str, Weight], choice: str | bool, *, backend: Backend) -> dict[str, Weight]:
-    """The matrices, wrapped so that they stay decoded in float64 after their first use, or as they are.
+def keep(
+    weights: Mapping[str, Weight],
+    choice: str | bool,
+    *,
+    backend: Backend,
+    dtype: np.dtype[np.floating] = np.dtype(np.float64),  # noqa: B008 - a dtype is a constant
+) -> dict[str, Weight]:
+    """The matrices, wrapped so that they stay decoded after their first use, or as they are.
 
     Args:
         weights: matrices that ops multiply by.
         choice: True, False, or "auto": keep where all of them take at most half of the available memory.
         backend: where they are kept.
+        dtype: float64, or float32 for layers that sum in it.
 
     Raises:
         ValueError: another choice.
@@ -75,11 +82,11 @@ def keep(weights: Mapping[str, Weight], choice: str | bool, *, backend: Backend)
     sizes = [int(np.prod(weight.shape, dtype=np.int64)) for weight in weights.values()]
     if choice == "auto":
         available = available_bytes()
-        choice = available is not None and 8 * sum(sizes) <= SHARE * available
+        choice = available is not None and dtype.itemsize * sum(sizes) <= SHARE * available
     if not choice:
         return dict(weights)
     # One allocation, so that the system can serve it with large pages: a tenth of a decode step where it was measured.
-    arena = np.empty(sum(sizes), dtype=np.float64)
+    arena = np.empty(sum(sizes), dtype=dtype)
     ends = np.cumsum(sizes)
     rooms = [arena[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     return {

@@ -71,7 +71,7 @@ class Model:
 
     @cached_property
     def _joins(self) -> dict[str, Join]:
-        return joins(self.program, self.parts.weights, self._vectors, backend=self.backend)
+        return joins(self.program, self.parts.weights, self._vectors, backend=self.backend, precision=self.precision)
 
     @property
     def is_causal(self) -> bool:

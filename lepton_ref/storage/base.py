@@ -4,14 +4,43 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend, HostArray
+from lepton_ref.numerics.lengths import lengths
 
 PANEL_BYTES = 8 << 20
 """Decoded float64 bytes of one panel: what a weight that is not kept decoded costs in memory."""
+
+
+@dataclass(eq=False)
+class Panel:
+    """Some rows of a matrix, as a linear layer multiplies by them.
+
+    Attributes:
+        start: the first row.
+        stop: the row behind the last.
+        rows: (stop - start, I) on the backend, float64; float32 where a weight is kept so.
+        backend: whose array it is.
+    """
+
+    start: int
+    stop: int
+    rows: Array
+    backend: Backend
+
+    @cached_property
+    def lengths(self) -> Array:
+        """`(1, stop - start)` the Euclidean lengths of the rows, rounded up: see `lepton_ref.numerics.lengths`."""
+        count, width = self.rows.shape
+        step = max(1, PANEL_BYTES // max(1, 8 * width))  # no square of the whole matrix at once
+        parts = [lengths(self.rows[at : at + step, :], backend=self.backend) for at in range(0, max(count, 1), step)]
+        whole = parts[0] if len(parts) == 1 else self.backend.xp.concat(parts, axis=0)
+        return self.backend.xp.permute_dims(whole, (1, 0))
 
 
 class Weight(ABC):
@@ -39,15 +68,23 @@ class Weight(ABC):
         """The whole weight, decoded."""
         return self.rows(0, self.shape[0])
 
-    def panels(self, *, backend: Backend) -> Iterator[tuple[int, int, Array]]:
-        """Yield (start, stop, float64 rows on the backend), each panel at most `PANEL_BYTES` or one row."""
+    def unrounded(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """`(N,) -> (N, ...)` float64: the format's closed form itself, where `take` rounds it to float32."""
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+            return self.take(index).astype(np.float64)
+
+    def operand(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """`(N,) -> (N, I)` float64: these rows, as `panels` gives them."""
+        with np.errstate(invalid="ignore"):
+            return self.take(index).astype(np.float64)
+
+    def panels(self, *, backend: Backend) -> Iterator[Panel]:
+        """Yield all rows that a linear layer multiplies by, each panel at most `PANEL_BYTES` or one row."""
         row = 8 * int(np.prod(self.shape[1:], dtype=np.int64))
         step = max(1, PANEL_BYTES // max(1, row))
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])
-            with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
-                panel = self.rows(start, stop).astype(np.float64)
-            yield start, stop, backend.from_numpy(panel)
+            yield Panel(start, stop, backend.from_numpy(self.operand(np.arange(start, stop))), backend)
 
     def __repr__(self) -> str:
         from lepton_ref.storage.show import text

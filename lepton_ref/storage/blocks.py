@@ -32,6 +32,7 @@ class BlockFormat:
         nbytes: bytes of a block.
         decode: `(N, nbytes) uint8 -> (N, length) float32`, the closed form rounded once.
         decode_element: the specification: (block bytes, element) -> the float32 value, one element at a time.
+        unrounded: `(N, nbytes) uint8 -> (N, length) float64`, the closed form itself; None where `decode` is exact.
     """
 
     name: str
@@ -39,9 +40,10 @@ class BlockFormat:
     nbytes: int
     decode: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     decode_element: Callable[[bytes, int], float]
+    unrounded: Callable[[NDArray[np.uint8]], NDArray[np.float64]] | None = None
 
-    def values(self, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """`(..., bytes of whole blocks) uint8 -> (..., elements) float32`, chunk by chunk.
+    def values(self, raw: NDArray[np.uint8], *, rounded: bool = True) -> HostArray:
+        """`(..., bytes of whole blocks) uint8 -> (..., elements) float32`, chunk by chunk; float64 if not `rounded`.
 
         A scale that is inf or NaN gives what IEEE arithmetic gives, without a warning.
 
@@ -53,11 +55,14 @@ class BlockFormat:
                 f"{self.name} takes uint8 rows of whole {self.nbytes}-byte blocks, got {raw.dtype} {raw.shape}"
             )
         blocks = raw.reshape(raw.size // self.nbytes, self.nbytes)
-        out = np.empty((len(blocks), self.length), dtype=np.float32)
+        decode: Callable[[NDArray[np.uint8]], HostArray] = self.decode
+        if not rounded and self.unrounded is not None:
+            decode = self.unrounded
+        out = np.empty((len(blocks), self.length), dtype=np.float32 if rounded else np.float64)
         step = CHUNK // self.length
         with np.errstate(invalid="ignore"):
             for start in range(0, len(blocks), step):
-                out[start : start + step] = self.decode(blocks[start : start + step])
+                out[start : start + step] = decode(blocks[start : start + step])
         return out.reshape(*raw.shape[:-1], raw.shape[-1] // self.nbytes * self.length)
 
 
@@ -94,3 +99,9 @@ class BlockQuantised(Weight):
         if self.raw.ndim == 1:
             return self.block.values(self.raw)[index]
         return self.block.values(self.raw[index])
+
+    def unrounded(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """`(N,) -> (N, ...)` float64, the closed form of the rows of these numbers."""
+        raw = self.raw if self.raw.ndim == 1 else self.raw[index]
+        values = self.block.values(raw, rounded=False)
+        return values[index] if self.raw.ndim == 1 else values

@@ -8,26 +8,29 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.interface import Array, Backend, HostArray
-from lepton_ref.storage.base import PANEL_BYTES, Weight
+from lepton_ref.interface import Backend, HostArray
+from lepton_ref.storage.base import PANEL_BYTES, Panel, Weight
+
+ROOMS = (np.dtype(np.float64), np.dtype(np.float32))
+"""What a weight may be kept as; float32 is for the precision that also sums in it."""
 
 
 class Kept(Weight):
-    """Another weight, whose float64 values stay on the backend from the first time they are multiplied by.
+    """Another weight, whose rows stay on the backend from the first time they are multiplied by.
 
     Rows that are looked up are decoded from the stored form: an embedding that is no output head costs nothing here.
 
     Args:
         base: the weight as stored.
         backend: where the values stay.
-        room: float64 memory of the weight's shape to decode into, not touched before the first use.
+        room: float64 or float32 memory of the weight's shape to decode into, not touched before the first use.
 
     Raises:
         ValueError: room of another shape or dtype.
     """
 
-    def __init__(self, base: Weight, *, backend: Backend, room: NDArray[np.float64]) -> None:
-        if room.shape != base.shape or room.dtype != np.float64:
+    def __init__(self, base: Weight, *, backend: Backend, room: HostArray) -> None:
+        if room.shape != base.shape or room.dtype not in ROOMS:
             raise ValueError(f"room must be float64 {base.shape}, got {room.dtype} {room.shape}")
         self.base = base
         self.backend = backend
@@ -35,7 +38,7 @@ class Kept(Weight):
         self.format = base.format
         self.shape = base.shape
         self.nbytes = base.nbytes
-        self._decoded: Array | None = None
+        self._panel: Panel | None = None
         self._filled = False
         self._lock = threading.Lock()  # two threads that use it first at the same time decode it once
 
@@ -47,18 +50,27 @@ class Kept(Weight):
         """`(N,) -> (N, ...)` the rows of these numbers, decoded."""
         return self.base.take(index)
 
-    def panels(self, *, backend: Backend) -> Iterator[tuple[int, int, Array]]:
-        """Yield the whole as one panel.
+    def unrounded(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """`(N,) -> (N, ...)` float64, the closed form of the rows of these numbers."""
+        return self.base.unrounded(index)
+
+    def operand(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """`(N,) -> (N, I)` float64, what is kept of the rows of these numbers."""
+        self.fill()
+        return self.room[index].astype(np.float64, copy=False)
+
+    def panels(self, *, backend: Backend) -> Iterator[Panel]:
+        """Yield the whole as one panel, the same at every call.
 
         Raises:
             ValueError: a backend other than the one that keeps it.
         """
         if backend is not self.backend:
             raise ValueError(f"this weight is kept on backend {self.backend.name!r}, not on {backend.name!r}")
-        if self._decoded is None:
+        if self._panel is None:
             self.fill()
-            self._decoded = backend.from_numpy(self.room)
-        yield 0, self.shape[0], self._decoded
+            self._panel = Panel(0, self.shape[0], backend.from_numpy(self.room), backend)
+        yield self._panel
 
     def fill(self) -> None:
         """Decode into the room, the first time."""
@@ -68,8 +80,8 @@ class Kept(Weight):
             step = max(1, PANEL_BYTES * self.shape[0] // max(1, self.room.nbytes))
             for start in range(0, self.shape[0], step):
                 stop = min(start + step, self.shape[0])
-                with np.errstate(invalid="ignore"):  # a signalling NaN is a value too
-                    self.room[start:stop] = self.base.rows(start, stop)
+                with np.errstate(invalid="ignore", over="ignore"):  # a signalling NaN is a value too
+                    self.room[start:stop] = self.base.operand(np.arange(start, stop))
             self._filled = True
 
 
@@ -81,14 +93,14 @@ class Joined(Weight):
         room: all their rooms as one matrix.
     """
 
-    def __init__(self, parts: Sequence[Kept], *, room: NDArray[np.float64]) -> None:
+    def __init__(self, parts: Sequence[Kept], *, room: HostArray) -> None:
         self.parts = tuple(parts)
         self.backend = parts[0].backend
         self.format = "+".join(dict.fromkeys(part.format for part in parts))
         self.shape = room.shape
         self.nbytes = sum(part.nbytes for part in parts)
         self._room = room
-        self._decoded: Array | None = None
+        self._panel: Panel | None = None
 
     def rows(self, start: int, stop: int, /) -> HostArray:
         """`(stop - start, I)` decoded."""
@@ -100,19 +112,19 @@ class Joined(Weight):
             part.fill()
         return self._room[index]
 
-    def panels(self, *, backend: Backend) -> Iterator[tuple[int, int, Array]]:
-        """Yield the whole as one panel.
+    def panels(self, *, backend: Backend) -> Iterator[Panel]:
+        """Yield the whole as one panel, the same at every call.
 
         Raises:
             ValueError: a backend other than the one that keeps it.
         """
         if backend is not self.backend:
             raise ValueError(f"these weights are kept on backend {self.backend.name!r}, not on {backend.name!r}")
-        if self._decoded is None:
+        if self._panel is None:
             for part in self.parts:
                 part.fill()
-            self._decoded = backend.from_numpy(self._room)
-        yield 0, self.shape[0], self._decoded
+            self._panel = Panel(0, self.shape[0], backend.from_numpy(self._room), backend)
+        yield self._panel
 
 
 def join(weights: Sequence[Weight]) -> Joined | None:

@@ -5,6 +5,8 @@ Element e has the low (e < 16) or high nibble of qs[e mod 16] as its code q.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,10 +22,19 @@ def decode_element(block: bytes, e: int) -> float:
 
 def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     """`(N, 20) -> (N, 32)`; the product is exact (11 + 4 bits), the sum rounds once."""
-    q = nibbles(blocks[:, 4:]).reshape(-1, 32).astype(np.float32)
+    return _decode(blocks, np.float32)
+
+
+def unrounded(blocks: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """`(N, 20) -> (N, 32)`, exact."""
+    return _decode(blocks, np.float64)
+
+
+def _decode(blocks: NDArray[np.uint8], dtype: type[Any]) -> NDArray[Any]:
+    q: NDArray[Any] = nibbles(blocks[:, 4:]).reshape(-1, 32).astype(dtype)
     q *= halves(blocks, 0)
     q += halves(blocks, 2)
     return q
 
 
-Q4_1 = BlockFormat("Q4_1", length=32, nbytes=20, decode=decode, decode_element=decode_element)
+Q4_1 = BlockFormat("Q4_1", length=32, nbytes=20, decode=decode, decode_element=decode_element, unrounded=unrounded)

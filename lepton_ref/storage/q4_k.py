@@ -7,6 +7,8 @@ The codes of groups 2i and 2i + 1 are the low and the high nibbles of qs[32i …
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,11 +40,20 @@ def decode_element(block: bytes, e: int) -> float:
 
 def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     """`(N, 144) -> (N, 256)`; both products are exact (11 + 6 + 4 bits), the difference rounds once."""
+    return _decode(blocks, np.float32)
+
+
+def unrounded(blocks: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """`(N, 144) -> (N, 256)`, exact."""
+    return _decode(blocks, np.float64)
+
+
+def _decode(blocks: NDArray[np.uint8], dtype: type[Any]) -> NDArray[Any]:
     scale, minimum = scales_and_minima(blocks[:, 4:16])
-    q = nibbles(blocks[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32).astype(np.float32)
+    q: NDArray[Any] = nibbles(blocks[:, 16:].reshape(-1, 4, 32)).reshape(-1, 8, 32).astype(dtype)
     q *= (halves(blocks, 0) * scale)[:, :, np.newaxis]
     q -= (halves(blocks, 2) * minimum)[:, :, np.newaxis]
     return q.reshape(-1, 256)
 
 
-Q4_K = BlockFormat("Q4_K", length=256, nbytes=144, decode=decode, decode_element=decode_element)
+Q4_K = BlockFormat("Q4_K", length=256, nbytes=144, decode=decode, decode_element=decode_element, unrounded=unrounded)

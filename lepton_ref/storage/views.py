@@ -33,3 +33,7 @@ class RowView(Weight):
     def take(self, index: NDArray[np.int64], /) -> HostArray:
         """`(N,) -> (N, ...)` the rows of these numbers, decoded."""
         return self.base.take(self.index[index])
+
+    def unrounded(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """`(N,) -> (N, ...)` float64, the closed form of the rows of these numbers."""
+        return self.base.unrounded(self.index[index])

@@ -1,0 +1,72 @@
+"""Activations in double-double, and by the specification: what settles the elements that float64 leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from types import MappingProxyType
+
+import numpy as np
+
+from lepton_ref.interface import Array, Backend
+from lepton_ref.numerics.double_double import Pair
+from lepton_ref.numerics.double_functions import erfc, sigmoid, tanh
+from lepton_ref.numerics.rounding import Index, Reals, Repair
+from lepton_ref.ops.base import host_reals
+from lepton_ref.plain import transcendental
+from lepton_ref.plain.real import Value
+
+DOUBLE_ERROR = 2.0**-75
+"""Of every form below, relative to |y|: the functions are within 2⁻⁹², and a relative error of 2⁻⁹⁸ in their argument z
+grows at most by 2·z² (erfc), which is below 2¹² wherever y is above `LEAST`."""
+
+LEAST, LARGEST = 2.0**-600, 2.0**600
+"""Between them no part of a result has underflowed."""
+
+ROOT_HALF = Pair(np.array(0.7071067811865476), np.array(-4.833646656726457e-17))
+"""1/√2."""
+TWICE_TANH_GELU_SCALE = Pair(np.array(1.5957691216057308), np.array(-9.96930880911092e-17))
+"""2·√(2/π)."""
+TANH_GELU_CUBE = Pair.rational(Fraction(44715, 10**6))
+QUICK_GELU_SCALE = Pair.rational(Fraction(1702, 1000))
+
+
+def _gelu_tanh(x: Pair) -> Pair:
+    return x * sigmoid(TWICE_TANH_GELU_SCALE * (x + TANH_GELU_CUBE * x * x * x))
+
+
+DOUBLES: Mapping[str, Callable[[Pair], Pair]] = MappingProxyType(
+    {
+        "relu2": lambda x: x * x,
+        "sigmoid": sigmoid,
+        "tanh": tanh,
+        "silu": lambda x: x * sigmoid(x),
+        "quick_gelu": lambda x: x * sigmoid(QUICK_GELU_SCALE * x),
+        "gelu": lambda x: x * erfc(-x * ROOT_HALF) * 0.5,
+        "gelu_tanh": _gelu_tanh,
+        "relu": lambda x: Pair.of(np.maximum(x.high, 0.0)),
+    }
+)
+"""Activation name → its double-double form."""
+
+
+def activation_repair(x: Array, up: Array | None, kind: str, backend: Backend) -> Repair:
+    """Single elements of activation(x), or of activation(x)·up."""
+
+    def double(places: Index) -> tuple[Pair, Reals]:
+        value = DOUBLES[kind](Pair.of(host_reals(x, backend=backend)[places]))
+        inner = np.abs(value.high)
+        if up is not None:
+            value = value * host_reals(up, backend=backend)[places]
+        size = np.abs(value.high)
+        usual = (inner > LEAST) & (inner < LARGEST) & (size > LEAST) & (size < LARGEST)
+        exact = 0.0 if kind in ("relu", "relu2") else DOUBLE_ERROR  # of float32 both, and a product with one, are exact
+        return value, np.where(usual, size * exact, np.inf)
+
+    def plain(place: tuple[int, ...]) -> Value:
+        one = [float(host_reals(x, backend=backend)[place])]
+        if up is None:
+            return transcendental.activate(one, kind)[0]
+        return transcendental.gated(one, [float(host_reals(up, backend=backend)[place])], kind)[0]
+
+    return Repair(plain, double)
