@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.family import GGUF, Family
 from lepton_ref.models.names import NameTable
 from lepton_ref.models.program import Program, Value
@@ -81,7 +82,7 @@ def layers(p: Program, c: BertConfig, x: Value) -> Value:
         v = b.linear("attn.v", x, c.hidden_size, bias=True)
         a = b.attention(
             "attn", q, k, v, heads=c.num_attention_heads, kv_heads=c.num_attention_heads,
-            scale=(c.hidden_size // c.num_attention_heads) ** -0.5, causal=False,
+            scale=inverse_root(c.hidden_size // c.num_attention_heads), causal=False,
         )  # fmt: skip
         o = b.linear("attn.o", a, c.hidden_size, bias=True)
         x = b.layer_norm("attn_norm", b.add("attn_residual", x, o), eps=c.layer_norm_eps)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.family import Family
 from lepton_ref.models.names import NameTable
 from lepton_ref.models.program import Program, Value
@@ -67,7 +68,7 @@ def encoder(p: Program, c: DistilBertConfig) -> Value:
         q = b.linear("attn.q", x, c.dim, bias=True)
         k = b.linear("attn.k", x, c.dim, bias=True)
         v = b.linear("attn.v", x, c.dim, bias=True)
-        scale = (c.dim // c.n_heads) ** -0.5
+        scale = inverse_root(c.dim // c.n_heads)
         a = b.attention("attn", q, k, v, heads=c.n_heads, kv_heads=c.n_heads, scale=scale, causal=False)
         o = b.linear("attn.o", a, c.dim, bias=True)
         x = b.layer_norm("attn_norm", b.add("attn_residual", x, o), eps=EPS)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lepton_ref.models.constants import inverse_root, root
 from lepton_ref.models.decoder import (
     DecoderConfig,
     gated_mlp,
@@ -63,7 +64,7 @@ class Gemma2Config(DecoderConfig):
 def program(c: Gemma2Config, head: str) -> Program:
     """The op list; head is "causal_lm" or "base"."""
     p = Program()
-    x = p.embed("embed", c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5)
+    x = p.embed("embed", c.vocab_size, c.hidden_size, scale=root(c.hidden_size))
     for layer, window in enumerate(c.windows):
         b = p.at(f"layers.{layer}")
         n = c.norm(b, "attn_norm", x)
@@ -74,7 +75,7 @@ def program(c: Gemma2Config, head: str) -> Program:
         k = b.rope("attn.k_rope", k, c.rope, heads=c.num_key_value_heads)
         a = b.attention(
             "attn", q, k, v, heads=c.num_attention_heads, kv_heads=c.num_key_value_heads,
-            scale=c.query_pre_attn_scalar**-0.5, window=window, cap=c.attn_logit_softcapping,
+            scale=inverse_root(c.query_pre_attn_scalar), window=window, cap=c.attn_logit_softcapping,
         )  # fmt: skip
         o = b.linear("attn.o", a, c.hidden_size, bias=c.attention_bias)
         x = b.add("attn_residual", x, c.norm(b, "attn_post_norm", o))

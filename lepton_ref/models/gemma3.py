@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_ref.models import gemma2
+from lepton_ref.models.constants import inverse_root, root
 from lepton_ref.models.decoder import gated_mlp, logits, read_cap, read_window, read_windows
 from lepton_ref.models.family import GGUF, Family
 from lepton_ref.models.gemma2 import Gemma2Config, read_gemma, read_gguf_gemma
@@ -48,7 +49,7 @@ class Gemma3Config(Gemma2Config):
 def program(c: Gemma3Config, head: str) -> Program:
     """The op list; head is "causal_lm" or "base"."""
     p = Program()
-    x = p.embed("embed", c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5)
+    x = p.embed("embed", c.vocab_size, c.hidden_size, scale=root(c.hidden_size))
     for layer, window in enumerate(c.windows):
         b = p.at(f"layers.{layer}")
         rope = c.rope if window is None else c.local_rope
@@ -62,7 +63,7 @@ def program(c: Gemma3Config, head: str) -> Program:
         k = b.rope("attn.k_rope", k, rope, heads=c.num_key_value_heads)
         a = b.attention(
             "attn", q, k, v, heads=c.num_attention_heads, kv_heads=c.num_key_value_heads,
-            scale=c.query_pre_attn_scalar**-0.5, window=window,
+            scale=inverse_root(c.query_pre_attn_scalar), window=window,
         )  # fmt: skip
         o = b.linear("attn.o", a, c.hidden_size, bias=c.attention_bias)
         x = b.add("attn_residual", x, c.norm(b, "attn_post_norm", o))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.family import GGUF, Family
 from lepton_ref.models.names import NameTable, Part
 from lepton_ref.models.program import Program
@@ -64,7 +65,7 @@ class GPT2Config:
 
     def scale(self, layer: int) -> float:
         """The factor of a layer's scores."""
-        root = (self.hidden_size // self.num_attention_heads) ** -0.5 if self.scale_attn_weights else 1.0
+        root = inverse_root(self.hidden_size // self.num_attention_heads) if self.scale_attn_weights else 1.0
         return root / (layer + 1) if self.scale_attn_by_inverse_layer_idx else root
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.family import GGUF, Family
 from lepton_ref.models.names import NameTable, Part
 from lepton_ref.models.program import Program
@@ -72,7 +73,7 @@ def program(c: GPTNeoXConfig, head: str) -> Program:
         q = b.rope("attn.q_rope", b.linear("attn.q", n, width, bias=c.attention_bias), c.rope, heads=heads)
         k = b.rope("attn.k_rope", b.linear("attn.k", n, width, bias=c.attention_bias), c.rope, heads=heads)
         v = b.linear("attn.v", n, width, bias=c.attention_bias)
-        a = b.attention("attn", q, k, v, heads=heads, kv_heads=heads, scale=(width // heads) ** -0.5)
+        a = b.attention("attn", q, k, v, heads=heads, kv_heads=heads, scale=inverse_root(width // heads))
         attended = b.add("attn_residual", x, b.linear("attn.o", a, width, bias=c.attention_bias))
         n = b.layer_norm("mlp_norm", x if c.use_parallel_residual else attended, eps=c.layer_norm_eps)
         u = b.activate("mlp", b.linear("mlp.up", n, c.intermediate_size, bias=True), c.hidden_act)

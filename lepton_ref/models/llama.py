@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.decoder import DecoderConfig, gated_mlp, logits, read_decoder, read_gguf_decoder
 from lepton_ref.models.family import GGUF, Family
 from lepton_ref.models.names import NameTable, Part
@@ -51,7 +52,7 @@ def program(c: LlamaConfig, head: str) -> Program:
         k = b.rope("attn.k_rope", k, c.rope, heads=c.num_key_value_heads)
         a = b.attention(
             "attn", q, k, v,
-            heads=c.num_attention_heads, kv_heads=c.num_key_value_heads, scale=c.head_dim**-0.5,
+            heads=c.num_attention_heads, kv_heads=c.num_key_value_heads, scale=inverse_root(c.head_dim),
         )  # fmt: skip
         x = b.add("attn_residual", x, b.linear("attn.o", a, c.hidden_size, bias=c.attention_bias))
         f = gated_mlp(b, c, b.rms_norm("mlp_norm", x, eps=c.rms_norm_eps), bias=c.mlp_bias)

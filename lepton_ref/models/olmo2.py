@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.decoder import (
     DecoderConfig,
     gated_mlp,
@@ -54,7 +55,7 @@ def program(c: Olmo2Config, head: str) -> Program:
         k = b.rope("attn.k_rope", k, c.rope, heads=c.num_key_value_heads)
         a = b.attention(
             "attn", q, k, v,
-            heads=c.num_attention_heads, kv_heads=c.num_key_value_heads, scale=c.head_dim**-0.5,
+            heads=c.num_attention_heads, kv_heads=c.num_key_value_heads, scale=inverse_root(c.head_dim),
         )  # fmt: skip
         o = b.linear("attn.o", a, c.hidden_size, bias=c.attention_bias)
         x = b.add("attn_residual", x, b.rms_norm("attn_post_norm", o, eps=c.rms_norm_eps))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.family import Family
 from lepton_ref.models.names import NameTable
 from lepton_ref.models.program import Program, Value
@@ -100,7 +101,7 @@ def block(b: Program, c: OPTConfig, x: Value) -> Value:
     k = b.linear("attn.k", n, c.hidden_size, bias=bias)
     v = b.linear("attn.v", n, c.hidden_size, bias=bias)
     heads = c.num_attention_heads
-    a = b.attention("attn", q, k, v, heads=heads, kv_heads=heads, scale=(c.hidden_size // heads) ** -0.5)
+    a = b.attention("attn", q, k, v, heads=heads, kv_heads=heads, scale=inverse_root(c.hidden_size // heads))
     x = b.add("attn_residual", x, b.linear("attn.o", a, c.hidden_size, bias=bias))
     x = x if before else c.norm(b, "attn_norm", x)
     n = c.norm(b, "mlp_norm", x) if before else x

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.decoder import (
     DecoderConfig,
     gated_mlp,
@@ -59,7 +60,7 @@ def program(c: Phi3Config, head: str) -> Program:
         k = b.rope("attn.k_rope", k, c.rope, heads=c.num_key_value_heads)
         a = b.attention(
             "attn", q, k, v, heads=c.num_attention_heads, kv_heads=c.num_key_value_heads,
-            scale=c.head_dim**-0.5, window=c.sliding_window,
+            scale=inverse_root(c.head_dim), window=c.sliding_window,
         )  # fmt: skip
         x = b.add("attn_residual", x, b.linear("attn.o", a, c.hidden_size))
         n = b.rms_norm("mlp_norm", x, eps=c.rms_norm_eps)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.decoder import (
     DecoderConfig,
     gated_mlp,
@@ -55,7 +56,7 @@ def program(c: Qwen2Config, head: str) -> Program:
         k = b.rope("attn.k_rope", k, c.rope, heads=c.num_key_value_heads)
         a = b.attention(
             "attn", q, k, v, heads=c.num_attention_heads, kv_heads=c.num_key_value_heads,
-            scale=c.head_dim**-0.5, window=window,
+            scale=inverse_root(c.head_dim), window=window,
         )  # fmt: skip
         x = b.add("attn_residual", x, b.linear("attn.o", a, c.hidden_size))
         n = b.rms_norm("mlp_norm", x, eps=c.rms_norm_eps)

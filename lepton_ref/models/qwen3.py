@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lepton_ref.models import qwen2
+from lepton_ref.models.constants import inverse_root
 from lepton_ref.models.decoder import gated_mlp, logits, no_gguf_window, read_decoder, read_gguf_decoder
 from lepton_ref.models.family import GGUF, Family
 from lepton_ref.models.names import NameTable
@@ -50,7 +51,7 @@ def program(c: Qwen3Config, head: str) -> Program:
         k = b.rope("attn.k_rope", k, c.rope, heads=c.num_key_value_heads)
         a = b.attention(
             "attn", q, k, v, heads=c.num_attention_heads, kv_heads=c.num_key_value_heads,
-            scale=c.head_dim**-0.5, window=window,
+            scale=inverse_root(c.head_dim), window=window,
         )  # fmt: skip
         x = b.add("attn_residual", x, b.linear("attn.o", a, c.hidden_size, bias=c.attention_bias))
         n = b.rms_norm("mlp_norm", x, eps=c.rms_norm_eps)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lepton_ref.models.constants import yarn_scale
 from lepton_ref.models.reader import ConfigError, Reader
 from lepton_ref.ops import Rope
 from lepton_ref.storage import Weight
@@ -166,11 +167,11 @@ def _gguf_options(read: Reader, tensors: Mapping[str, Weight], *, ratio: float) 
         lists = {"short_factors": short, "long_factors": long}
         return {"kind": "longrope", "factor": ratio, "attention_factor": attention, **lists}
     if kind == "yarn":
-        scale = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+        times = (attention or 1.0) * read.number("rope.scaling.yarn_attn_factor", 1.0)
         return {
             "kind": "yarn",
             "factor": factor,
-            "attention_factor": (attention or 1.0) * read.number("rope.scaling.yarn_attn_factor", 1.0) * scale,
+            "attention_factor": yarn_scale(factor, times),
             "beta_fast": read.number("rope.scaling.yarn_beta_fast", 32.0),
             "beta_slow": read.number("rope.scaling.yarn_beta_slow", 1.0),
         }

@@ -14,6 +14,7 @@ from lepton_ref.numerics.rounding import as_activations, canonical
 from lepton_ref.ops.base import host_reals
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.encoded import Encoded
+from lepton_ref.storage.kept import Kept
 
 
 def fast(x: Array, w_oi: Weight, b_o: Array | None, backend: Backend, precision: Precision) -> Array:
@@ -39,10 +40,12 @@ def by_machine(x: Array, w_oi: Weight, b_o: Array | None, backend: Backend, prec
     if precision.operands != "fp8":
         y = machine_matmul(host_reals(x, backend=backend), w_oi.operand(every), bias, precision.machine)
     else:
-        assert isinstance(w_oi, Encoded), "a machine that multiplies E4M3 numbers is given them"
+        stored = w_oi.base if isinstance(w_oi, Kept) else w_oi
+        if not isinstance(stored, Encoded):
+            raise ValueError(f"{precision.name} multiplies E4M3 numbers; wrap the weight: storage.encoded.as_operand")
         scaled = scaled_activations(lift(x, backend=backend), "fp8", backend=backend)
         q, scale = (host_reals(part, backend=backend) for part in scaled)
-        codes, scales = w_oi.scaled(every)
+        codes, scales = stored.scaled(every)
         y = round_array(machine_matmul(q, codes, None, precision.machine) * (scale * scales.T), "fp32")
         if bias is not None:
             total, lost = two_sum(y, bias)
