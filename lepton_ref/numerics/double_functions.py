@@ -56,7 +56,7 @@ def in_blocks(function: Function) -> Function:
 
     @functools.wraps(function)
     def run(x: Pair, /) -> Pair:
-        if 0 < x.high.ndim and x.high.size <= BLOCK:
+        if x.high.ndim > 0 and x.high.size <= BLOCK:
             return function(x)
         flat = x.reshape(-1)
         blocks = [function(flat[i : i + BLOCK]) for i in range(0, flat.high.size, BLOCK)]
