@@ -141,6 +141,19 @@ def test_codes_stand_for_what_gfloat_and_ml_dtypes_say() -> None:
     codes_stand_for_what_peers_say(records)
 
 
+def no_nan_has_a_sign(m: ModuleType) -> None:
+    for name, f in FORMATS.items():
+        if isinstance(f, FloatFormat):
+            values = [m.decode(code, name) for code in (range(1 << f.bits) if f.bits <= 8 else spread_codes(f.bits))]
+            nans = [value for value in values if math.isnan(value)]
+            assert all(math.copysign(1, nan) > 0 for nan in nans), name
+            assert (nans == []) == (f.nans == "none"), name
+
+
+def test_no_nan_has_a_sign() -> None:
+    no_nan_has_a_sign(records)
+
+
 def test_integers_and_fp16_stand_for_what_numpy_says() -> None:
     assert [decode(code, "int8") for code in range(256)] == list(np.arange(256).astype(np.uint8).view(np.int8))
     assert [decode(code, "int4") for code in range(16)] == [*range(8), *range(-8, 0)]
@@ -519,6 +532,7 @@ BUGS: list[tuple[ModuleType, Callable[[ModuleType], None], str, str]] = [
     (records, codes_stand_for_what_peers_say, "if field == 0 and f.subnormals", "if field == 0"),
     (records, codes_stand_for_what_peers_say, "math.inf if magnitude == top else math.nan", "math.nan"),
     (records, codes_stand_for_what_peers_say, 'f.nans == "negative_zero" and negative', 'f.nans == "x" and negative'),
+    (records, no_nan_has_a_sign, "if negative and not math.isnan(size)", "if negative"),
 ]
 
 

@@ -33,7 +33,8 @@ def decode_array(codes: NDArray[Any], format: str | Format, /) -> Floats:
     if isinstance(f, IntFormat):
         signed = codes.astype(np.int64)
         return (signed - ((signed >> f.bits - 1) << f.bits)).astype(np.float64)
-    return _floats(codes.astype(np.uint64), f)
+    with np.errstate(all="ignore"):  # codes of ∞ and NaN are computed like the others, and replaced
+        return _floats(codes.astype(np.uint64).ravel(), f).reshape(codes.shape)
 
 
 def _floats(codes: Codes, f: FloatFormat) -> Floats:
@@ -71,7 +72,7 @@ def encode_array(values: Floats, format: str | Format, /) -> NDArray[Any]:
     missing = np.isnan(values)
     finite = np.where(missing, f.largest, values)
     with np.errstate(all="ignore"):
-        codes = _candidates(finite, f) & np.uint64((1 << f.bits) - 1)
+        codes = (_candidates(finite.ravel(), f) & np.uint64((1 << f.bits) - 1)).reshape(values.shape)
     wrong = decode_array(codes, f).view(np.uint64) != finite.view(np.uint64)
     if wrong.any():
         raise ValueError(f"{float(values[wrong][0])!r} is no number of {f.name}; round it to the format first")

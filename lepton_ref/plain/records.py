@@ -207,10 +207,9 @@ def decode(code: int, format: str | Format, /) -> float:
         return float(code - (1 << f.bits if code >> f.bits - 1 else 0))
     below_sign = (1 << f.exponent_bits + f.mantissa_bits) - 1
     negative, magnitude = code > below_sign, code & below_sign
-    if f.nans == "negative_zero" and negative and magnitude == 0:
-        return math.nan
-    size = _size(magnitude, f)
-    return -size if negative else size
+    missing = f.nans == "negative_zero" and negative and magnitude == 0
+    size = math.nan if missing else _size(magnitude, f)
+    return -size if negative and not math.isnan(size) else size
 
 
 def _size(magnitude: int, f: FloatFormat) -> float:
