@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_ref.numerics import machine_units
 from lepton_ref.numerics import machines as array_machines
 from lepton_ref.numerics import tensor_core as array_core
 from lepton_ref.plain import machine_dot
@@ -32,6 +33,7 @@ class Tools:
     step: Callable[[Sequence[float], Sequence[float], float, TensorCore], float] = machine_dot.step
     matmul: Callable[..., Reals] = array_machines.machine_matmul
     array_step: Callable[[Reals, Reals, Reals, TensorCore], Reals] = array_core.step
+    unit: type[machine_units.GeneralUnit] = machine_units.GeneralUnit
     machines: Mapping[str, Machine] = field(default_factory=lambda: MACHINES)
 
 
@@ -325,8 +327,6 @@ def stochastic_rounding(tools: Tools) -> None:
     assert abs(float(np.mean(y[0] > 1)) - 0.25) <= shift
     other = tools.matmul(x, w, None, replace(record, seed=6), first_feature=3)
     assert not np.array_equal(other, y)
-    bf16 = Sums("", "bf16", "bf16", "sequential", mode="stochastic")  # 1 + 2⁻¹⁰⁰: float64 has no such number
-    assert {sums(tools, replace(bf16, seed=seed), [1, 2.0**-100]) for seed in range(20)} == {1.0}
 
 
 def steps_of_a_tensor_core(tools: Tools) -> None:
@@ -342,6 +342,8 @@ def steps_of_a_tensor_core(tools: Tools) -> None:
     late = [1, 0, 0, 0, 0, 0, 0, 0, 2.0**-12, 2.0**-12]  # the second step's are aligned to C
     assert value(tools, "a100-fp16", late, late) == 1 + 2 * half
     assert value(tools, "v100-fp16", late, late) == 1.0
+    together = [2.0**-12, 2.0**-12, 2.0**-12, 1]
+    assert value(tools, "v100-fp16", together, together) == 1.0
     early = [2.0**-12, 2.0**-12, 0, 0, 1]
     assert value(tools, "v100-fp16", early, early) == 1 + 2 * half
     tiny = [2.0**-7, 2.0**-7]
@@ -381,6 +383,39 @@ def results_of_a_tensor_core(tools: Tools) -> None:
     assert value(tools, "v100-fp16", [2048, 3], [1, 1]) == 2051.0
     assert value(tools, "v100-fp16-fp16", [65504, 16], [1, 1]) == math.inf
     assert value(tools, "v100-fp16-fp16", [65504, 8], [1, 1]) == 65504.0
+
+
+def zeros_of_a_tensor_core(tools: Tools) -> None:
+    """A cut leaves −0, which then is the accumulator; a sum of zeros is +0 all the same."""
+    terms = [-(2.0**-75), 0, 0, 0, -0.0]
+    assert bits(value(tools, "a100-tf32", terms, [2.0**-75, 1, 1, 1, 1])) == bits(0.0)
+    assert bits(value(tools, "a100-tf32", terms, [2.0**-75, -1, -1, -1, 1])) == bits(0.0)
+
+
+def kahan_and_ties_in_bf16(tools: Tools) -> None:
+    """2⁻⁷ is bf16's unit at 1: ties to the even side, both up and down."""
+    assert sums(tools, "sequential-bf16", [1, 2.0**-8]) == 1.0
+    assert sums(tools, "sequential-bf16", [1 + 2.0**-7, 2.0**-8]) == 1 + 2.0**-6
+    assert sums(tools, "sequential-bf16", [1, 2.0**-8 + 2.0**-15]) == 1 + 2.0**-7
+    assert sums(tools, "kahan-bf16", [1 + 2.0**-7, 2.0**-8, 2.0**-8]) == 1 + 2.0**-6
+
+
+def subnormals_of_fp16(tools: Tools) -> None:
+    assert value(tools, "sequential-fp16", [2.0**-14], [2.0**-11]) == 0.0  # a tie, to even
+    assert value(tools, "sequential-fp16", [2.0**-14], [3 * 2.0**-11]) == 2.0**-23
+    assert value(tools, "sequential-fp16", [2.0**-14], [1.25 * 2.0**-10]) == 2.0**-24
+
+
+def far_stochastic_sums(tools: Tools) -> None:
+    """1 + 2⁻¹⁰⁰ goes up at a chance of 0 alone, which no seed here draws; float64 has no such number."""
+    record = Sums("", "bf16", "bf16", "sequential", mode="stochastic")
+    assert {sums(tools, replace(record, seed=seed), [1, 2.0**-100]) for seed in range(20)} == {1.0}
+    unit = tools.unit(np.ones((1, 1)), np.ones((1, 1)), record, 0)
+    unit.draws, unit.roundings = np.zeros((32, 1), dtype=np.uint64), 1
+    assert unit.add(np.array([[1.0]]), np.array([[2.0**-100]])) == 1 + 2.0**-7
+    assert unit.add(np.array([[1.0]]), np.array([[-(2.0**-100)]])) == 1.0
+    with np.errstate(all="ignore"):  # as machine_matmul does
+        assert unit.add(np.array([[math.inf]]), np.array([[1.0]])) == math.inf
 
 
 def special_values(tools: Tools) -> None:
