@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import bits
+import golden_cases
 import pytest
 
-CASES = ("llama", "gemma2", "gpt2_hub", "gpt_neox", "opt_post_norm", "bert", "roberta_masked_lm", "distilbert")
 VERSIONS = {"oldest": "numpy==2.0.*", "newest": "numpy"}
 
 pytestmark = pytest.mark.slow
@@ -18,7 +18,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("jobs")
-    return bits.write_jobs(folder / "jobs.json", [*bits.tiny(*CASES), bits.medium(folder), bits.cancelling(folder)])
+    jobs = [*bits.tiny(*golden_cases.names()), bits.medium(folder), bits.cancelling(folder)]
+    jobs += bits.tiny("llama", precisions=bits.MACHINES)
+    return bits.write_jobs(folder / "jobs.json", jobs)
 
 
 @pytest.fixture(scope="module")
