@@ -211,6 +211,12 @@ def test_many_blocks_of_rows() -> None:
     assert got.odd()[some].tobytes() == exact_sum.dot_sums(x[some], w[some]).odd().tobytes()
 
 
+def test_float32_is_multiplied_in_float64() -> None:
+    x = np.random.default_rng(13).standard_normal((3, 8)).astype(np.float32)
+    check(exact_sum.dot_sums(x, x), products(x, x))
+    check(exact_sum.exact_sums(x[:, ::2]), fractions(x[:, ::2]))
+
+
 def test_nothing_to_sum() -> None:
     assert exact_sum.exact_sums(np.zeros((3, 0))).odd().tolist() == [0.0] * 3
     assert exact_sum.exact_sums(np.zeros((0, 3))).pair().high.shape == (0,)
@@ -264,6 +270,8 @@ def test_terms_of_a_dot_product() -> None:
         (exact_sum.dot_sums, (np.zeros((2, 3)), np.zeros((2, 3)), np.zeros(2)), r"plus has shape \(2,\)"),
         (exact_sum.dot_sums, (np.array([[np.inf]]), np.array([[0.0]])), "NaN or infinity"),
         (exact_sum.dot_sums, (np.array([[1.0]]), np.array([[1.0]]), np.array([[np.nan]])), "NaN or infinit"),
+        (exact_sum.exact_sums, (np.ones((1, 2), dtype=np.int64),), "terms is int64"),
+        (exact_sum.dot_sums, (np.zeros(2), np.zeros(2)), r"x has shape \(2,\)"),
         (exact_sum.dot_terms, (np.array([[1e-200]]), np.array([[1e-200]])), "use dot_sums"),
     ],
 )

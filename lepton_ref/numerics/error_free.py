@@ -48,9 +48,7 @@ def fast_two_sum(a: Reals, b: Reals, /) -> tuple[Reals, Reals]:
 def split(a: Reals, /) -> tuple[Reals, Reals]:
     """(h, l) with h + l = a exactly, each of 26 bits at most; |a| ≤ `LARGEST_FACTOR`."""
     with np.errstate(all="ignore"):
-        scaled = SPLITTER * a
-        high = scaled - (scaled - a)
-        return high, a - high
+        return _split(a)
 
 
 def two_product(a: Reals, b: Reals, /) -> tuple[Reals, Reals]:
@@ -60,10 +58,16 @@ def two_product(a: Reals, b: Reals, /) -> tuple[Reals, Reals]:
     """
     with np.errstate(all="ignore"):
         product = a * b
-        a_high, a_low = split(a)
-        b_high, b_low = split(b)
+        a_high, a_low = _split(a)
+        b_high, b_low = _split(b)
         rest = ((a_high * b_high - product) + a_high * b_low) + a_low * b_high
         return product, rest + a_low * b_low
+
+
+def _split(a: Reals) -> tuple[Reals, Reals]:
+    scaled_up = SPLITTER * a
+    high = scaled_up - (scaled_up - a)
+    return high, a - high
 
 
 def scaled(a: Reals, exponents: NDArray[Any] | int, /) -> Reals:

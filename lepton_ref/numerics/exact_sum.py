@@ -55,11 +55,9 @@ def exact_sums(terms: Reals, /) -> Sums:
     """(R, N) -> (R) sums of float64 rows, exact whatever the terms' sizes.
 
     Raises:
-        ValueError: terms that are not two-dimensional, or not finite.
+        ValueError: terms that are not two-dimensional, not finite, or of another dtype than float64 and what it holds.
     """
-    array: Reals = np.asarray(terms, dtype=np.float64)
-    if array.ndim != 2:
-        raise ValueError(f"terms have shape {array.shape}; give (rows, terms of a row)")
+    array = _rows("terms", terms)
     if array.shape[1] == 0:
         return exact_sums(np.zeros((len(array), 1), dtype=np.float64))
     bits = 51 - max(1, (array.shape[1] - 1).bit_length())
@@ -86,7 +84,7 @@ def dot_terms(x: Reals, w: Reals, /) -> Reals:
     Raises:
         ValueError: two shapes, or a product that leaves `two_product`'s range; `dot_sums` takes those.
     """
-    _check_factors(x, w)
+    x, w = _factors(x, w)
     if not np.all(products_in_range(x, w)):
         raise ValueError("a product of x and w lies outside 2^-960 … 2^1000; use dot_sums")
     if _short(x) and _short(w):
@@ -103,9 +101,9 @@ def dot_sums(x: Reals, w: Reals, plus: Reals | None = None, /) -> Sums:
     Raises:
         ValueError: shapes that do not fit, or a number that is not finite.
     """
-    _check_factors(x, w)
-    more = np.zeros((len(x), 0)) if plus is None else plus
-    if more.ndim != 2 or len(more) != len(x):
+    x, w = _factors(x, w)
+    more = _rows("plus", np.zeros((len(x), 0)) if plus is None else plus)
+    if len(more) != len(x):
         raise ValueError(f"plus has shape {more.shape}; give ({len(x)}, any)")
     block = max(1, BLOCK // max(1, x.shape[1]))
     if len(x) > block:
@@ -173,9 +171,19 @@ def _fractions(x: Reals, w: Reals, more: Reals) -> list[Fraction]:
     return [*products, *map(Fraction, more.tolist())]
 
 
-def _check_factors(x: Reals, w: Reals) -> None:
-    if x.ndim != 2 or x.shape != w.shape:
+def _rows(name: str, array: Reals) -> Reals:
+    """The array, which must be two-dimensional, as float64."""
+    if array.ndim != 2:
+        raise ValueError(f"{name} has shape {array.shape}; give (rows, terms of a row)")
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise ValueError(f"{name} is {array.dtype}; give float64, and integers in parts that it holds exactly")
+    return np.asarray(array, dtype=np.float64)
+
+
+def _factors(x: Reals, w: Reals) -> tuple[Reals, Reals]:
+    if x.shape != w.shape:
         raise ValueError(f"x has shape {x.shape} and w {w.shape}; give both as (rows, terms of a row)")
+    return _rows("x", x), _rows("w", w)
 
 
 def _short(a: Reals) -> bool:

@@ -28,7 +28,7 @@ def bit_lengths(a: Integers) -> Integers:
     return np.asarray(lengths - ((a >> np.maximum(lengths - 1, 0) == 0) & (a != 0)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sums:
     """R exact sums as ±(head + tail·2⁻⁶² + a little if `more`)·2^exponent, all arrays of shape (R,).
 
