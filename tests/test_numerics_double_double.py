@@ -320,7 +320,8 @@ def test_limits_and_nan() -> None:
         got = getattr(double_functions, name)(x)
         np.testing.assert_array_equal(got.high, want, err_msg=name)
         assert np.isfinite(got.low[~np.isnan(got.high)]).all(), name
-    assert np.signbit(double_functions.tanh(x).high).tolist() == [False, True, False, False, True, False, True]
+    negative = np.signbit(double_functions.tanh(x).high[~np.isnan(x.high)])
+    assert negative.tolist() == [False, True, False, True, False, True]
 
 
 def test_what_underflows_stays_close() -> None:
