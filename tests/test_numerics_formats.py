@@ -21,7 +21,17 @@ from planted import mutated
 from lepton_ref.numerics import codes, formats, neighbours
 from lepton_ref.numerics.formats import decode_array, encode_array, round_array
 from lepton_ref.numerics.philox import random_bits
-from lepton_ref.plain.formats import FORMATS, MODES, FloatFormat, Format, decode, encode, round_to
+from lepton_ref.plain.formats import (
+    FORMATS,
+    MODES,
+    CodebookFormat,
+    FloatFormat,
+    Format,
+    IntFormat,
+    decode,
+    encode,
+    round_to,
+)
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.uint64]
@@ -348,9 +358,37 @@ def test_what_has_no_code_is_refused(value: float, name: str) -> None:
         encode_array(np.array([1.0, value]), name)
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        FloatFormat("wide_exponent", 11, 20, 1023, infinities=True, nans="ieee"),
+        FloatFormat("wide_mantissa", 8, 51, 127, infinities=True, nans="ieee"),
+        FloatFormat("widest_added", 8, 50, 127, infinities=True, nans="ieee"),
+        FloatFormat("e3m4", 3, 4, 3, infinities=True, nans="ieee"),
+        IntFormat("int32", 32),
+        CodebookFormat("thirds", (-3.0, -1.0, 0.0, 0.25, 1.0, 4.0)),
+    ],
+    ids=lambda f: f.name,
+)
+def test_formats_of_ones_own_round_as_the_specification(f: Format) -> None:
+    for kind in KINDS:
+        given = (
+            case(np.random.default_rng(2), f, kind, 20) if not isinstance(f, CodebookFormat) else codebook_case(kind)
+        )
+        for mode in MODES:
+            assert same(round_case(formats, given, f, mode, False), wanted(given, f, mode, False)), (kind, mode)
+
+
+def codebook_case(kind: str) -> Case:
+    """Numbers about those of a list of six, which has two codes more than numbers."""
+    rng = np.random.default_rng(2)
+    x = with_neighbours_of(np.array([-4.0, -3.0, -2.0, -1.0, -0.5, 0.0, 0.125, 0.25, 0.625, 1.0, 2.5, 4.0, 5.0]))
+    return Case(x, parts(rng, x, kind), rng.integers(0, 1 << 64, x.size, dtype=np.uint64))
+
+
 @cache
 def fixed(name: str, kind: str) -> Case:
-    return case(np.random.default_rng(11), FORMATS[name], kind, 12)
+    return case(np.random.default_rng(11), FORMATS[name], kind, 8)
 
 
 @cache

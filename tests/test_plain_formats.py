@@ -21,7 +21,18 @@ from hypothesis import strategies as st
 from planted import mutated
 
 from lepton_ref.plain import formats, records
-from lepton_ref.plain.formats import FORMATS, MODES, FloatFormat, Format, decode, encode, get_format, round_to
+from lepton_ref.plain.formats import (
+    FORMATS,
+    MODES,
+    CodebookFormat,
+    FloatFormat,
+    Format,
+    IntFormat,
+    decode,
+    encode,
+    get_format,
+    round_to,
+)
 
 GFLOAT = {
     "fp64": peers.format_info_binary64,
@@ -452,6 +463,40 @@ def test_records_are_frozen_and_found_by_name() -> None:
 def test_an_unknown_format_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"unknown number format .*; known: fp64, fp32"):
         get_format(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nans": "some"}, "nans 'some' of x; give 'ieee', 'all_ones', 'negative_zero' or 'none'"),
+        ({"infinities": False}, "infinities False with nans 'ieee' of x; 'ieee' has both"),
+        ({"exponent_bits": 12}, "x has fields of 12 and 3 bits; give 1 to 11 and 0 to 52"),
+        ({"mantissa_bits": 53}, "x has fields of 4 and 53 bits; give 1 to 11 and 0 to 52"),
+        ({"signed": False}, r"x: give a sign, subnormals and a mantissa, or none of them \(powers of two\)"),
+        ({"bias": 1100}, r"x reaches from 2\^-1099 to 2\^-1086; float64 must hold its numbers"),
+        ({"exponent_bits": 11}, "float64 must hold its numbers"),
+    ],
+)
+def test_a_float_format_that_is_none_is_refused(options: dict[str, object], message: str) -> None:
+    fields = {"exponent_bits": 4, "mantissa_bits": 3, "bias": 7, "infinities": True, "nans": "ieee"} | options
+    with pytest.raises(ValueError, match=message):
+        FloatFormat("x", **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("values", [(0.0, 1.0), (-1.0, 1.0), (-1.0, 0.0, 0.0, 1.0), (-1.0, 0.0, math.inf), ()])
+def test_a_codebook_that_is_none_is_refused(values: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"x: \(.*\); list finite numbers in rising order, 0\.0 not at an end"):
+        CodebookFormat("x", values)
+
+
+def test_a_codebook_without_exact_middles_is_refused() -> None:
+    with pytest.raises(ValueError, match="float64 must hold the sums and differences of neighbours"):
+        CodebookFormat("x", (-1.0, 0.0, 1e-30, 1.0))
+
+
+def test_integers_of_one_bit_are_refused() -> None:
+    with pytest.raises(ValueError, match="x has 1 bits; give 2 to 32"):
+        IntFormat("x", 1)
 
 
 @pytest.mark.parametrize(

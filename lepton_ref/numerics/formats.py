@@ -70,16 +70,15 @@ def round_array(
     """
     f = get_format(format)
     _check(x, low, bits, mode)
+    flat = np.ascontiguousarray(x).reshape(-1)
+    lows = None if low is None else np.ascontiguousarray(low).reshape(-1)
+    words = None if bits is None else np.ascontiguousarray(bits).reshape(-1)
+    result = np.empty_like(flat)
     with np.errstate(all="ignore"):
-        if low is None and mode == "even" and not isinstance(f, CodebookFormat) and not _listed(f):
-            return _to_even(x, f, saturate)
-        flat = np.ascontiguousarray(x).ravel()
-        pair = (flat, np.zeros_like(flat)) if low is None else _normalised(flat, np.ascontiguousarray(low).ravel())
-        chances = None if bits is None else np.ascontiguousarray(bits).ravel()
-        size = _chosen(*pair, f, mode, chances)
-        result = _limited(size, pair[0], np.signbit(pair[0]), f, mode, saturate)
-        if low is not None:
-            _sums_beyond_float64(result, flat, low.ravel(), f, mode, saturate, chances)
+        for start in range(0, flat.size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            some_low, some_bits = None if lows is None else lows[part], None if words is None else words[part]
+            _round_block(flat[part], some_low, some_bits, f, mode, saturate, result[part])
     return result.reshape(x.shape)
 
 
@@ -102,26 +101,40 @@ def _listed(f: Format) -> bool:
     return isinstance(f, CodebookFormat) or (isinstance(f, FloatFormat) and f.precision == 1)
 
 
-def _to_even(x: Floats, f: FloatFormat | IntFormat, saturate: bool) -> Floats:
-    """X to nearest even, in blocks."""
-    result = np.empty(x.shape)
-    into, source = result.reshape(-1), np.ascontiguousarray(x).reshape(-1)
-    for start in range(0, source.size, _BLOCK):
-        block, out = source[start : start + _BLOCK], into[start : start + _BLOCK]
-        if isinstance(f, FloatFormat) and f.name == "fp64":
-            out[...] = block
+def _round_block(
+    x: Floats, low: Floats | None, bits: Bits | None, f: Format, mode: str, saturate: bool, out: Floats
+) -> None:
+    """Round a block into `out`: the short way where there is one and nothing overflows, otherwise the way for all."""
+    if low is None and mode == "even" and isinstance(f, IntFormat | FloatFormat) and (_whole(f) or _narrow(f)):
+        if _narrow(f):
+            _add_and_take(x, f, out)
         else:
-            _add_and_take(block, f, out)
+            out[...] = x
         if not np.abs(out).max() <= f.largest:  # NaN, too, is not
-            out[...] = _limited(np.abs(out), block, np.signbit(block), f, "even", saturate)
-    return result
+            out[...] = _limited(np.abs(out), x, np.signbit(x), f, mode, saturate)
+        return
+    high, lack = (x, np.zeros_like(x)) if low is None else _normalised(x, low)
+    out[...] = _limited(_chosen(high, lack, f, mode, bits), high, np.signbit(high), f, mode, saturate)
+    if low is not None:
+        _sums_beyond_float64(out, x, low, f, mode, saturate, bits)
+
+
+def _whole(f: FloatFormat | IntFormat) -> bool:
+    """Whether every float64 is a number of the format."""
+    return isinstance(f, FloatFormat) and (f.exponent_bits, f.mantissa_bits) == (11, 52)
+
+
+def _narrow(f: FloatFormat | IntFormat) -> bool:
+    """Whether adding and taking away M rounds to the format: a bit to spare on each side, and M far from overflow."""
+    return isinstance(f, IntFormat) or (2 <= f.precision <= 51 and f.emax < 900)
 
 
 def _add_and_take(x: Floats, f: FloatFormat | IntFormat, out: Floats) -> None:
-    """X + M − M, as if the format's exponents had no upper end; −0 kept where the format has it.
+    """Put x + M − M into `out`, as if the format's exponents had no upper end; −0 stays where the format has it.
 
-    Proof: with p ≤ 51 bits, |x| < 2^p·spacing ≤ 2^51·spacing, so x + M lies in [2^52, 2^53)·spacing, where float64's
-    last bit is one spacing and M an even multiple of it: ties go to the even multiple, as they should.
+    Proof, for numbers up to the largest: with p ≤ 51 bits of precision |x| < 2^p·spacing ≤ 2⁵¹·spacing; so x + M lies
+    in [2⁵², 2⁵³)·spacing, where float64's last bit is worth one spacing and M is an even multiple of it: ties go to the
+    even multiple, as they should. Beyond, M no longer grows, and what comes out is beyond the largest, too.
     """
     if isinstance(f, IntFormat):
         np.add(x, 1.5 * 2.0**52, out=out)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
 from types import MappingProxyType
 
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """A binary floating-point format of at most 64 bits.
+    """A binary floating-point format whose numbers are float64 numbers. ValueError for one whose are not.
 
     Attributes:
         name: what `FORMATS` calls it.
@@ -36,6 +38,19 @@ class FloatFormat:
     nans: str
     signed: bool = True
     subnormals: bool = True
+
+    def __post_init__(self) -> None:
+        if self.nans not in ("ieee", "all_ones", "negative_zero", "none"):
+            raise ValueError(f"nans {self.nans!r} of {self.name}; give 'ieee', 'all_ones', 'negative_zero' or 'none'")
+        if self.infinities != (self.nans == "ieee"):
+            raise ValueError(f"infinities {self.infinities} with nans {self.nans!r} of {self.name}; 'ieee' has both")
+        widths = self.exponent_bits, self.mantissa_bits
+        if not 1 <= widths[0] <= 11 or not 0 <= widths[1] <= 52:
+            raise ValueError(f"{self.name} has fields of {widths[0]} and {widths[1]} bits; give 1 to 11 and 0 to 52")
+        if not (self.signed == self.subnormals == (self.mantissa_bits > 0)):
+            raise ValueError(f"{self.name}: give a sign, subnormals and a mantissa, or none of them (powers of two)")
+        if self.emin - self.mantissa_bits < -1074 or self.emax > 1023:
+            raise ValueError(f"{self.name} reaches from 2^{self.emin} to 2^{self.emax}; float64 must hold its numbers")
 
     @property
     def bits(self) -> int:
@@ -96,6 +111,10 @@ class IntFormat:
     name: str
     bits: int
 
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 32:
+            raise ValueError(f"{self.name} has {self.bits} bits; give 2 to 32")
+
     @property
     def largest(self) -> float:
         """2^(bits−1) − 1."""
@@ -127,6 +146,15 @@ class CodebookFormat:
 
     name: str
     values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        pairs = list(pairwise(self.values))
+        if 0.0 not in self.values[1:-1] or not all(a < b for a, b in pairs) or not math.isfinite(sum(self.values)):
+            raise ValueError(f"{self.name}: {self.values}; list finite numbers in rising order, 0.0 not at an end")
+        signed = [(a, sign * b) for a, b in pairs for sign in (1, -1)]
+        sums = [(a + b, Fraction(a) + Fraction(b)) for a, b in signed]
+        if any(Fraction(rounded) != exact for rounded, exact in sums):
+            raise ValueError(f"{self.name}: {self.values}; float64 must hold the sums and differences of neighbours")
 
     @property
     def bits(self) -> int:
