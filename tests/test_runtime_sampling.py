@@ -112,6 +112,12 @@ def philox(key: tuple[int, int], counter: tuple[int, int, int, int]) -> list[int
     return [c0, c1, c2, c3]
 
 
+def a_draw_on_the_edge_takes_the_next(m: ModuleType) -> None:
+    """Half of the probability of two equal ids is exactly the first one's, which u = ½ does not exceed."""
+    for ids in (2, 4, 64):
+        assert m.choose([0.1] * ids, m.Sampling(temperature=0.3), u=0.5) == ids // 2
+
+
 def uniforms_are_philox(m: ModuleType) -> None:
     for seed, sequence, step in [(0, 0, 0), (7, 0, 0), (0, 7, 0), (0, 0, 7), (2**64 - 1, 3, 2**40), (1, 2**63, 5)]:
         # NumPy counts up by one before it draws.
@@ -125,26 +131,25 @@ CHECKS: list[Callable[[ModuleType], None]] = [
     each_id_is_penalised_once,
     draws_have_the_exact_shares,
     extreme_draws_are_possible,
+    a_draw_on_the_edge_takes_the_next,
     uniforms_are_philox,
 ]
 
 BUGS: list[tuple[Callable[[ModuleType], None], str, str]] = [
     (agrees_with_transformers, "        x = _tempered(x, sampling.temperature)\n", "        x -= x.max()\n"),
     (agrees_with_transformers, "x[seen] * penalty, x[seen] / penalty", "x[seen] / penalty, x[seen] / penalty"),
-    (agrees_with_transformers, "sums[:-1] < p * sums[-1]", "sums[1:] < p * sums[-1]"),
-    (agrees_with_transformers, "sums[:-1] < p * sums[-1]", "sums[:-1] < p"),
-    (agrees_with_transformers, "np.exp(x) < sampling.min_p", "x < sampling.min_p"),
+    (agrees_with_transformers, "first(p, beyond=False) + 1]", "first(p, beyond=False)]"),
+    (agrees_with_transformers, "Exponentials(x[order]).first(p", "Exponentials(x[order[::-1]]).first(p"),
+    (agrees_with_transformers, "Exponentials(x).at_least(sampling.min_p)", "(x >= sampling.min_p)"),
     (agrees_with_transformers, "x = _top_k(x, sampling.top_k)", "x = _top_k(x, sampling.top_k - 1)"),
-    (agrees_with_transformers, "np.concatenate([[True], ", "np.concatenate([[p > 0], "),
     (lower_index_wins, "return int(np.argmax(scores))", "return int(scores.size - 1 - np.argmax(scores[::-1]))"),
     (lower_index_wins, "[: k - int(kept.sum())]", ""),
     (lower_index_wins, "[: k - int(kept.sum())]", "[int(kept.sum()) - k :]"),
     (lower_index_wins, "order[np.argsort(-x[order], kind=\"stable\")]", "order[np.argsort(x[order], kind=\"stable\")][::-1]"),
     (each_id_is_penalised_once, "x[seen] = np.where(x[seen] < 0, x[seen] * penalty, x[seen] / penalty)", "for i in seen: x[i] = x[i] * penalty if x[i] < 0 else x[i] / penalty"),
     (each_id_is_penalised_once, "if sampling.repetition_penalty != 1:", "if sampling.repetition_penalty != 1 and sampling.temperature:"),
-    (draws_have_the_exact_shares, "sums = np.cumsum(np.exp(scores))", "sums = np.cumsum(np.exp(scores[::-1]))"),
-    (draws_have_the_exact_shares, "u * sums[-1]", "u"),
-    (extreme_draws_are_possible, "side=\"right\"", "side=\"left\""),
+    (draws_have_the_exact_shares, "Exponentials(scores).first(u", "Exponentials(scores[::-1]).first(u"),
+    (a_draw_on_the_edge_takes_the_next, "first(u, beyond=True)", "first(u, beyond=False)"),
     (extreme_draws_are_possible, "    x -= x.max()  # the largest is 0 before it is divided, so nothing overflows upwards\n    x /= temperature\n", "    x /= temperature\n    x -= x.max()\n"),
     (uniforms_are_philox, "[seed, sequence]", "[sequence, seed]"),
     (uniforms_are_philox, "counter=[0, step, 0, 0]", "counter=[step, 0, 0, 0]"),

@@ -20,11 +20,10 @@ from tiny_models import load
 
 from lepton_ref import Model
 from lepton_ref.models.inputs import ContextOverflowError
+from lepton_ref.plain.ops import log_softmax, rounded
 from lepton_ref.runtime import score
 
 IDS = [5, 17, 3, 40, 40, 21, 9, 58, 12, 33, 7]
-BOUND = 100 * 20 * 2.0**-53
-"""Of one log-probability: ops.log_softmax's bound with V = 61 on either side, |d| and the result below 20."""
 
 
 @cache
@@ -33,10 +32,8 @@ def model(name: str = "llama") -> Model:
 
 
 def told(tested: Model, before: list[int], index: int) -> float:
-    """The oracle: the log-probability of one token, the text before it fed whole, in plain numbers."""
-    logits = [float(x) for x in tested.forward([before])[0, -1]]
-    top = max(logits)
-    return logits[index] - top - math.log(math.fsum(math.exp(x - top) for x in logits))
+    """The oracle: the log-probability of one token, the text before it fed whole, by the specification."""
+    return rounded(log_softmax(tested.forward([before])[0, -1].tolist())[index], "fp32")
 
 
 def brute(tested: Model, ids: list[int], window: int, stride: int) -> list[float]:
@@ -52,7 +49,7 @@ def log_probabilities_are_right(m: ModuleType, name: str = "llama") -> None:
     found = m.log_probabilities(model(name), IDS)
     assert found.dtype == np.float64
     expected = [told(model(name), IDS[:at], IDS[at]) for at in range(1, len(IDS))]
-    assert np.abs(found - expected).max() <= BOUND
+    assert found.tolist() == expected
 
 
 def perplexity_is_right(m: ModuleType, name: str = "llama") -> None:
@@ -60,7 +57,7 @@ def perplexity_is_right(m: ModuleType, name: str = "llama") -> None:
         found = m.perplexity(model(name), IDS, window=window, stride=stride)
         nll = -math.fsum(brute(model(name), IDS, window, stride)) / (len(IDS) - 1)
         assert (found.tokens, found.window, found.stride) == (len(IDS) - 1, window, stride)
-        assert abs(found.nll - nll) <= BOUND
+        assert found.nll == nll
         assert found.value == math.exp(found.nll)
 
 
@@ -80,7 +77,8 @@ CHECKS: list[Callable[[ModuleType], None]] = [
 
 BUGS: list[tuple[Callable[[ModuleType], None], str, str]] = [
     (log_probabilities_are_right, "ids[start + 1 : start + 1 + len(fed)]", "ids[start : start + len(fed)]"),
-    (log_probabilities_are_right, 'precision=get_precision("float64")', 'precision=get_precision("reference")'),
+    (log_probabilities_are_right, "precision=scoring(model.precision)", 'precision=get_precision("bf16")'),
+    (log_probabilities_are_right, "precision=scoring(model.precision)", 'precision=get_precision("float64")'),
     (perplexity_is_right, "ids[: first - 1]", "ids[:first]"),
     (perplexity_is_right, "        first = end\n", "        first = begin + stride\n"),
     (perplexity_is_right, "tokens[begin:end], first - begin", "tokens[begin:end], 1"),
@@ -139,7 +137,7 @@ def test_windows_reach_beyond_learned_positions() -> None:
     long = (IDS * 5)[:50]
     found = model("gpt2").perplexity(long)
     assert found.tokens == 49
-    assert abs(found.nll + math.fsum(brute(model("gpt2"), long, 32, 16)) / 49) <= BOUND
+    assert found.nll == -math.fsum(brute(model("gpt2"), long, 32, 16)) / 49
     with pytest.raises(ContextOverflowError, match="50 tokens overflow the 32 positions that the model has learned"):
         model("gpt2").log_probabilities(long)
 

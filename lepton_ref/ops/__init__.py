@@ -13,7 +13,7 @@ from lepton_ref.ops.rope import rope
 from lepton_ref.ops.rope_frequencies import Rope, attention_factor, frequencies
 from lepton_ref.ops.rope_tables import RopeTables, rope_tables
 from lepton_ref.ops.softcap import softcap
-from lepton_ref.ops.softmax import log_softmax, softmax
+from lepton_ref.ops.softmax import log_softmax, log_softmax_at, softmax
 
 __all__ = [
     "Rope",
@@ -29,6 +29,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "log_softmax",
+    "log_softmax_at",
     "pool",
     "rms_norm",
     "rope",

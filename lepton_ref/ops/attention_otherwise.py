@@ -101,9 +101,7 @@ def _head(
     return np.where(np.asarray(mask.any(axis=1))[:, None], y, 0.0)
 
 
-def _weights(
-    scores: Reals, mask: Booleans, sink: float, cap: float | None, backend: Backend, format: str
-) -> Reals:
+def _weights(scores: Reals, mask: Booleans, sink: float, cap: float | None, backend: Backend, format: str) -> Reals:
     """(T, S) -> (T, S): the softmax over what is seen, each step rounded once."""
     if cap is not None:
         capped = softcap(backend.from_numpy(scores), cap=cap, backend=backend, precision=Precision("a step"))

@@ -50,7 +50,8 @@ def softmax(x: Array, *, backend: Backend, precision: Precision) -> Array:
     units = n + math.log(max(n, 1)) + 4 * backend.ulps + 3
     bound = value * ((units - xp.where(shifted == -math.inf, 0.0, shifted)) * (UNIT * SLACK))
     bound = xp.where(tiny, 0.0, bound)
-    repair = _Repair(x, backend).functions(logarithm=False)
+    single = _Single(x, backend)
+    repair = Repair(lambda place: single.plain(place, False), lambda places: single.double(places, False))
     return round_once(value, bound, op="softmax", repair=repair, backend=backend, precision=precision)
 
 
@@ -61,16 +62,43 @@ def log_softmax(x: Array, *, backend: Backend, precision: Precision) -> Array:
     Raises:
         ValueError: the last axis is empty.
     """
-    xp, n = backend.xp, x.shape[-1]
     _, total, shifted = _exponentials(x, backend=backend)
-    log_total = xp.log(total)
-    value = shifted - log_total
-    units = n + 2 * backend.ulps + math.log(max(n, 1)) + 2 * backend.ulps * log_total
-    bound = (units + 2.0 * xp.abs(shifted) + 4.0 * xp.abs(value)) * (UNIT * SLACK)
-    alone = backend.sum(xp.astype(shifted > -math.inf, xp.float64), axis=-1, keepdims=True, accumulate="float64") == 1.0
-    bound = xp.where(alone | (xp.abs(value) == math.inf), 0.0, bound)
-    repair = _Repair(x, backend).functions(logarithm=True)
+    value, bound = _logarithm(shifted, total, _alone(shifted, backend), x.shape[-1], backend)
+    single = _Single(x, backend)
+    repair = Repair(lambda place: single.plain(place, True), lambda places: single.double(places, True))
     return round_once(value, bound, op="log_softmax", repair=repair, backend=backend, precision=precision)
+
+
+@op
+def log_softmax_at(x: Array, index: NDArray[np.int64], *, backend: Backend, precision: Precision) -> Array:
+    """(B, T, V), (B, T) -> (B, T), the natural logarithms of softmax at one place of each row.
+
+    Args:
+        x: scores; any number of leading axes.
+        index: which number of each row, on the host.
+        backend: whose array x is.
+        precision: what the output is rounded to.
+
+    Raises:
+        ValueError: an empty last axis, an index of another shape, or one that leaves a row.
+    """
+    width = x.shape[-1]
+    rows = math.prod(x.shape[:-1])
+    if tuple(index.shape) != tuple(x.shape[:-1]) or (index.size and not 0 <= index.min() <= index.max() < width):
+        raise ValueError(f"an index of shape {tuple(x.shape[:-1])} below {width} is needed, got {index.shape}")
+    flat = backend.xp.reshape(x, (rows, width))
+    _, total, shifted = _exponentials(flat, backend=backend)
+    places = index.reshape(-1).astype(np.int64) + width * np.arange(rows)
+    picked = backend.xp.take(backend.xp.reshape(shifted, (rows * width,)), backend.from_numpy(places), axis=0)
+    total, alone = (backend.xp.reshape(column, (rows,)) for column in (total, _alone(shifted, backend)))
+    value, bound = _logarithm(picked, total, alone, width, backend)
+    single, chosen = _Single(flat, backend), index.reshape(-1)
+    repair = Repair(
+        lambda place: single.plain((place[0], int(chosen[place[0]])), True),
+        lambda at: single.double((at[0], chosen[at[0]]), True),
+    )
+    y = round_once(value, bound, op="log_softmax", repair=repair, backend=backend, precision=precision)
+    return backend.xp.reshape(y, tuple(index.shape))
 
 
 def _exponentials(x: Array, *, backend: Backend) -> tuple[Array, Array, Array]:
@@ -82,19 +110,29 @@ def _exponentials(x: Array, *, backend: Backend) -> tuple[Array, Array, Array]:
     return exps, backend.sum(exps, axis=-1, keepdims=True, accumulate="float64"), shifted
 
 
-class _Repair:
-    """Single elements, from the scores on the host."""
+def _alone(shifted: Array, backend: Backend) -> Array:
+    """(…, V) -> (…, 1): whether one number of the row alone is above −∞, so that its logarithm is exactly 0."""
+    present = backend.xp.astype(shifted > -math.inf, backend.xp.float64)
+    return backend.sum(present, axis=-1, keepdims=True, accumulate="float64") == 1.0
+
+
+def _logarithm(shifted: Array, total: Array, alone: Array, n: int, backend: Backend) -> tuple[Array, Array]:
+    """The logarithm of softmax where x − max is `shifted`, and its bound."""
+    xp = backend.xp
+    log_total = xp.log(total)
+    value = shifted - log_total
+    units = n + 2 * backend.ulps + math.log(max(n, 1)) + 2 * backend.ulps * log_total
+    bound = (units + 2.0 * xp.abs(shifted) + 4.0 * xp.abs(value)) * (UNIT * SLACK)
+    return value, xp.where(alone | (xp.abs(value) == math.inf), 0.0, bound)
+
+
+class _Single:
+    """Single elements of softmax or its logarithm, from the scores on the host."""
 
     def __init__(self, x: Array, backend: Backend) -> None:
         self.x, self.backend = x, backend
 
-    def functions(self, *, logarithm: bool) -> Repair:
-        """What `round_once` calls, for softmax or its logarithm."""
-        return Repair(
-            plain=lambda place: self._plain(place, logarithm), double=lambda places: self._double(places, logarithm)
-        )
-
-    def _double(self, places: Index, logarithm: bool) -> tuple[Pair, Reals]:
+    def double(self, places: Index, logarithm: bool) -> tuple[Pair, Reals]:
         """Weights in double-double, exact sums of the two halves; each distinct row once."""
         rows, where = self._rows(places)
         top = np.max(rows, axis=1)
@@ -111,7 +149,8 @@ class _Repair:
         value = weights[at] / total
         return value, np.where(value.high > 2.0**-600, value.high * DOUBLE_ERROR, np.inf)
 
-    def _plain(self, place: tuple[int, ...], logarithm: bool) -> Value:
+    def plain(self, place: tuple[int, ...], logarithm: bool) -> Value:
+        """The specification's value of one element."""
         row = host_reals(self.x, backend=self.backend)[place[:-1]].tolist()
         return (plain_softmax.log_softmax if logarithm else plain_softmax.softmax)(row)[place[-1]]
 

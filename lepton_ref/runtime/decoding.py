@@ -16,12 +16,13 @@ import numpy as np
 from lepton_ref import ops
 from lepton_ref.interface import Backend, HostArray
 from lepton_ref.models.inputs import ContextOverflowError
-from lepton_ref.numerics import get_precision
+from lepton_ref.numerics import Precision
 from lepton_ref.runtime.cache import KVCache
 from lepton_ref.runtime.generation import Generation, Token
 from lepton_ref.runtime.progress import track
 from lepton_ref.runtime.prompts import has_length_dependent_rope, learned_positions
 from lepton_ref.runtime.sampling import Sampling, choose, uniform
+from lepton_ref.runtime.score import scoring
 from lepton_ref.runtime.stops import Writer
 
 if TYPE_CHECKING:
@@ -95,10 +96,11 @@ class Row:
         )  # fmt: skip
 
 
-def log_probability(logits_v: HostArray, index: int, *, backend: Backend) -> float:
-    """(V) -> the natural logarithm of one id's probability, float64."""
-    float64 = get_precision("float64")
-    return float(ops.log_softmax(backend.from_numpy(logits_v), backend=backend, precision=float64)[index])
+def log_probability(logits_v: HostArray, index: int, *, backend: Backend, precision: Precision) -> float:
+    """(V) -> the natural logarithm of one id's probability, rounded once: see `scoring`."""
+    row = backend.from_numpy(logits_v[None])
+    y = ops.log_softmax_at(row, np.array([index]), backend=backend, precision=scoring(precision))
+    return float(backend.to_numpy(y)[0])
 
 
 @dataclass
@@ -168,7 +170,10 @@ class Job:
         if sampling.temperature > 0:
             u = uniform(sampling.seed, self.options.sequence + row.sequence, len(row.ids))
         index = choose(logits_v, sampling, seen=[*row.prompt, *row.ids], u=u)
-        return row.accept(index, log_probability(logits_v, index, backend=self.model.backend), self.options)
+        return row.accept(index, self._log_probability(logits_v, index), self.options)
+
+    def _log_probability(self, logits_v: HostArray, index: int) -> float:
+        return log_probability(logits_v, index, backend=self.model.backend, precision=self.model.precision)
 
 
 def jobs(

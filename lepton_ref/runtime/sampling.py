@@ -1,4 +1,4 @@
-r"""Which token comes next: from one row of logits to one id, in float64 throughout.
+r"""Which token comes next: from one row of logits to one id.
 
 In this order, which is transformers':
 
@@ -7,6 +7,10 @@ In this order, which is transformers':
     3. top-k                  only the k largest stay
     4. top-p                  of those, by falling probability, an id stays where what is before it sums to less than p
     5. min-p                  of those, an id stays if its probability is at least min-p times the largest
+
+Steps 1 and 2 are float64's own operations, rounded as IEEE 754 has it; every probability after that is the real number
+exp(x)/Σ exp(x), and every comparison with p, min-p or u is decided as one of real numbers: no order of summation and no
+library's exponential is in the choice (`lepton_ref.runtime.exponentials`).
 
 Temperature 0 takes the largest x after step 1 and leaves the rest out. Among equal numbers the lower index goes first
 in every step, so top-k keeps exactly k (transformers keeps all that are equal to the k-th).
@@ -21,9 +25,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from lepton_ref.plain.attention import Exponent, sign_of_sum
+from lepton_ref.plain.functions import exp
+from lepton_ref.plain.interval import Interval
+from lepton_ref.plain.real import Real
+from lepton_ref.runtime.exponentials import Exponentials
 
 WORD = 2**64
 """A seed is one word of Philox's key."""
@@ -108,14 +119,11 @@ def choose(logits_v: ArrayLike, sampling: Sampling, *, seen: Iterable[int] = (),
     scores = filtered(logits_v, sampling, seen=seen)
     if sampling.temperature == 0:
         return int(np.argmax(scores))
-    sums = np.cumsum(np.exp(scores))
-    # The largest score is 0, so the total is at least 1 and u times it, rounded, below it: an id is found, and as the
-    # first whose sum exceeds the product it is none of probability zero.
-    return int(np.searchsorted(sums, u * sums[-1], side="right"))
+    return Exponentials(scores).first(u, beyond=True)
 
 
 def probabilities(logits_v: ArrayLike, sampling: Sampling, *, seen: Iterable[int] = ()) -> NDArray[np.float64]:
-    """(V) -> (V), how probable each id is under this sampling; greedy sampling gives all of it to one.
+    """(V) -> (V), how probable each id is under this sampling, rounded once; greedy sampling gives all of it to one.
 
     Raises:
         ValueError: as `choose`.
@@ -123,9 +131,7 @@ def probabilities(logits_v: ArrayLike, sampling: Sampling, *, seen: Iterable[int
     scores = filtered(logits_v, sampling, seen=seen)
     if sampling.temperature == 0:
         scores = np.where(np.arange(scores.size) == np.argmax(scores), 0.0, -np.inf)
-    exps: NDArray[np.float64] = np.exp(scores)
-    exps /= exps.sum()
-    return exps
+    return Exponentials(scores).shares()
 
 
 def filtered(logits_v: ArrayLike, sampling: Sampling, *, seen: Iterable[int] = ()) -> NDArray[np.float64]:
@@ -147,7 +153,7 @@ def filtered(logits_v: ArrayLike, sampling: Sampling, *, seen: Iterable[int] = (
     if sampling.top_p is not None and sampling.top_p < 1:
         x = _top_p(x, sampling.top_p)
     if sampling.min_p is not None:
-        x[np.exp(x) < sampling.min_p] = -np.inf
+        x[~Exponentials(x).at_least(sampling.min_p)] = -np.inf
     return x
 
 
@@ -187,40 +193,38 @@ def _top_k(x: NDArray[np.float64], k: int) -> NDArray[np.float64]:
 def _top_p(x: NDArray[np.float64], p: float) -> NDArray[np.float64]:
     order = np.flatnonzero(x > -np.inf)
     order = order[np.argsort(-x[order], kind="stable")]
-    sums = np.cumsum(np.exp(x[order]))
-    stays = np.concatenate([[True], sums[:-1] < p * sums[-1]])
+    stays = order[: Exponentials(x[order]).first(p, beyond=False) + 1]
     y = np.full_like(x, -np.inf)
-    y[order[stays]] = x[order[stays]]
+    y[stays] = x[stays]
     return y
 
 
 def choose_scalar(logits_v: Sequence[float], sampling: Sampling, *, seen: Iterable[int] = (), u: float = 0.0) -> int:
-    """`choose` in plain numbers: the specification."""
+    """`choose` in plain numbers, every comparison one of real numbers: the specification."""
     x, s = [float(value) for value in logits_v], sampling
     for index in set(seen):
         x[index] = x[index] * s.repetition_penalty if x[index] < 0 else x[index] / s.repetition_penalty
     order = sorted(range(len(x)), key=lambda index: (-x[index], index))
     if s.temperature == 0:
         return order[0]
-    weights = {index: math.exp((x[index] - x[order[0]]) / s.temperature) for index in order[: s.top_k]}
-    total, before = _running_sum(weights.values()), 0.0
-    stays: list[int] = []
-    for index, weight in weights.items():
-        if not stays or s.top_p is None or s.top_p == 1 or before < s.top_p * total:
-            stays.append(index)
-        before += weight
-    stays = sorted(index for index in stays if weights[index] >= (s.min_p or 0))
-    target, reached = u * _running_sum(weights[index] for index in stays), 0.0
-    for index in stays:
-        reached += weights[index]
-        if reached > target:
-            return index
-    raise AssertionError("u is below 1")
+    z = {index: (x[index] - x[order[0]]) / s.temperature for index in order[: s.top_k] if x[index] > -math.inf}
+    stays = list(z)
+    if s.top_p is not None and s.top_p < 1:
+        sums = [_against_share([z[i] for i in stays], count, s.top_p) for count in range(len(stays))]
+        stays = [index for number, index in enumerate(stays) if number == 0 or sums[number] < 0]
+    stays = sorted(index for index in stays if s.min_p is None or _against_exp(z[index], s.min_p) >= 0)
+    return next(i for n, i in enumerate(stays) if _against_share([z[j] for j in stays], n + 1, u) > 0)
 
 
-def _running_sum(values: Iterable[float]) -> float:
-    """One after the other, as np.cumsum adds: Python's own sum of floats compensates since 3.12."""
-    total = 0.0
-    for value in values:
-        total += value
-    return total
+def _against_share(z: Sequence[float], count: int, share: float) -> int:
+    """The sign of the first `count` exponentials' sum less a share of all."""
+    terms: dict[Exponent, Fraction] = {}
+    for number, each in enumerate(z):
+        key = Exponent(Fraction(each))
+        terms[key] = terms.get(key, Fraction(0)) + (number < count) - Fraction(share)
+    return Real(lambda digits: sign_of_sum(terms, digits)).compare(0)
+
+
+def _against_exp(z: float, share: float) -> int:
+    """The sign of exp(z) − share."""
+    return Real(lambda digits: exp(Interval.of(z, digits)), lambda m: z == 0 and m == 1).compare(Fraction(share))

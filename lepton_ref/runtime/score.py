@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lepton_ref import ops
 from lepton_ref.models.inputs import ContextOverflowError
-from lepton_ref.numerics import get_precision
+from lepton_ref.numerics import Precision, get_precision
 from lepton_ref.runtime.progress import track
 from lepton_ref.runtime.prompts import checked_ids, learned_positions, require_language_model, text_ids
 from lepton_ref.runtime.sampling import require_integer
@@ -54,6 +54,11 @@ class Perplexity:
     stride: int
 
 
+def scoring(precision: Precision) -> Precision:
+    """What logarithms of probabilities are rounded to: float32 and proven, or float64 as it is under `float64`."""
+    return get_precision("float64" if precision.activations == "fp64" else "reference")
+
+
 def log_probabilities(model: Model, /, ids: Any) -> NDArray[np.float64]:
     """(T) -> (T − 1), the natural logarithm of the probability of each token given all before it.
 
@@ -62,7 +67,7 @@ def log_probabilities(model: Model, /, ids: Any) -> NDArray[np.float64]:
         ids: text, or a flat list of at least two ids.
 
     Returns:
-        float64: log-softmax in float64 of the logits, which are rounded once.
+        float64 numbers: log-softmax of the logits, a second op, so rounded once more, to float32.
 
     Raises:
         ValueError: an encoder, fewer than two tokens, or ids outside the vocabulary.
@@ -144,6 +149,7 @@ def _scored(model: Model, ids: list[int], first: int) -> NDArray[np.float64]:
     for start in range(first - 1, len(ids) - 1, room):
         fed = ids[start : min(start + room, len(ids) - 1)]
         logits_tv = model.backend.from_numpy(model.forward([fed], cache=cache)[0])
-        y_tv = ops.log_softmax(logits_tv, backend=model.backend, precision=get_precision("float64"))
-        found.append(model.backend.to_numpy(y_tv)[np.arange(len(fed)), ids[start + 1 : start + 1 + len(fed)]])
+        following = np.array(ids[start + 1 : start + 1 + len(fed)], dtype=np.int64)
+        y_t = ops.log_softmax_at(logits_tv, following, backend=model.backend, precision=scoring(model.precision))
+        found.append(model.backend.to_numpy(y_t).astype(np.float64))
     return np.concatenate(found)
