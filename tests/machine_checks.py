@@ -411,7 +411,17 @@ def far_stochastic_sums(tools: Tools) -> None:
     record = Sums("", "bf16", "bf16", "sequential", mode="stochastic")
     assert {sums(tools, replace(record, seed=seed), [1, 2.0**-100]) for seed in range(20)} == {1.0}
     unit = tools.unit(np.ones((1, 1)), np.ones((1, 1)), record, 0)
-    unit.draws, unit.roundings = np.zeros((32, 1), dtype=np.uint64), 1
+    unit.draws, unit.roundings = np.zeros((32, 1), dtype=np.uint64), 1  # the chance is 0
+    assert unit.add(np.array([[2.0**-133]]), np.array([[2.0**-200]])) == 2.0**-132
+    assert unit.multiply(0) == 1.0
+    unit.x[0, 0], unit.w[0, 0] = -(2.0**-100), 2.0**-100
+    assert unit.multiply(0) == -(2.0**-133)  # any fraction exceeds 0
+    unit.x[0, 0] = -(2.0**228)
+    assert unit.multiply(0) == -math.inf
+    unit.x[0, 0] = 1.0
+    unit.draws[:] = 2**62
+    assert unit.add(np.array([[1.0]]), np.array([[2.0**-9]])) == 1.0  # a quarter does not exceed a quarter
+    unit.draws[:] = 0
     assert unit.add(np.array([[1.0]]), np.array([[2.0**-100]])) == 1 + 2.0**-7
     assert unit.add(np.array([[1.0]]), np.array([[-(2.0**-100)]])) == 1.0
     with np.errstate(all="ignore"):  # as machine_matmul does

@@ -7,7 +7,8 @@ SIGNUM 1995), and sums too small for that theorem are multiples of the format's 
 
 `GeneralUnit` computes in float64, where each product is exact, and takes the sum's error along: rounded to odd at 53
 bits, and then once to at most 51 bits, a sum is rounded once (Boldo and Melquiond, IEEE Transactions on Computers
-2008). For stochastic rounding, the fraction passed must be exact, so the error goes into the rounding itself.
+2008). For stochastic rounding, the fraction passed must be exact: of exact values `by_chance` takes it, and otherwise
+the error goes into the rounding itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from lepton_ref.plain.machines import Sums
 
 Reals = NDArray[np.float64]
 Numbers = NDArray[np.float64] | NDArray[np.float32]
+
+EXPONENT = np.uint64(0x7FF0000000000000)
+"""The exponent bits of a float64."""
 
 DRAWS = 32
 """Roundings for which random bits are drawn at a time."""
@@ -67,9 +71,9 @@ def to_fp16(x: NDArray[np.float32], /) -> NDArray[np.float32]:
     return result
 
 
-def _finite(low: Reals | None) -> Reals | None:
+def _finite(error: Reals | None) -> Reals | None:
     """An error of ∞ or NaN, which an infinite sum has, is none."""
-    return None if low is None else np.where(np.isfinite(low), low, 0.0)
+    return None if error is None else np.where(np.isfinite(error), error, 0.0)
 
 
 def to_odd(total: Reals, error: Reals, /) -> Reals:
@@ -83,6 +87,25 @@ def to_odd(total: Reals, error: Reals, /) -> Reals:
     away *= ~bits & 1 & ((error > 0) | (error < 0))  # of an infinite sum the error is NaN
     away += bits
     return away.view(np.float64)
+
+
+def by_chance(value: Reals, bits: NDArray[np.uint64], format: FloatFormat, /) -> Reals:
+    """`(M, N), (N) -> (M, N)` away from zero where the fraction passed of a spacing exceeds bits·2⁻⁶⁴.
+
+    The fraction is exact, and exceeds that number if, times 2⁶⁴ and rounded up to an integer, it exceeds bits.
+    """
+    spacing = (value.view(np.uint64) & EXPONENT).view(np.float64)
+    np.clip(spacing, 2.0**format.emin, 2.0 ** (format.emax + 1), out=spacing)
+    spacing *= 2.0**-format.mantissa_bits
+    fraction = np.abs(value)
+    fraction /= spacing
+    steps = np.floor(fraction)
+    fraction -= steps
+    fraction *= 2.0**64
+    steps += np.ceil(fraction, out=fraction).astype(np.uint64) > bits
+    steps *= spacing
+    steps[steps > format.largest] = np.inf
+    return np.copysign(steps, value, out=steps)
 
 
 class NativeUnit:
@@ -150,10 +173,11 @@ class GeneralUnit:
     def _round(self, value: Reals, error: Reals | None) -> Reals:
         """The real number value + error, rounded."""
         accumulate, mode = self.machine.accumulate, self.machine.mode
-        if mode == "stochastic":
+        if mode == "stochastic" and (error is None or not np.any(error)):
+            value = by_chance(value, self._next_bits(), float_record(accumulate))
+        elif mode == "stochastic":
             bits = np.ascontiguousarray(np.broadcast_to(self._next_bits(), value.shape))
-            low = error if error is not None and np.any(error) else None
-            value = round_array(value, accumulate, mode=mode, low=_finite(low), bits=bits)
+            value = round_array(value, accumulate, mode=mode, low=_finite(error), bits=bits)
         else:
             value = round_array(value if error is None else to_odd(value, error), accumulate, mode=mode)
         if self.machine.flush_to_zero:

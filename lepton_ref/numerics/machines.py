@@ -19,8 +19,8 @@ __all__ = ["MACHINES", "Machine", "Sums", "TensorCore", "get_machine", "machine_
 PANEL = 1 << 14
 """Outputs at a time: what one operation needs of memory then stays in the second-level cache."""
 
-OPERANDS = 1 << 19
-"""Elements of x and of w at a time, at most, unless one row has more: 4 MiB each in float64."""
+OPERANDS = 1 << 20
+"""Elements of x and of w at a time, at most, unless one row has more: 8 MiB each in float64."""
 
 
 def machine_matmul(
@@ -29,7 +29,7 @@ def machine_matmul(
     """`(M, K), (N, K), (N) -> (M, N)` x·wᵀ + bias as the machine computes it; the records say how.
 
     float64 in and out. The same bits as `lepton_ref.plain.machine_dot.dot` gives for each element, in whatever panels
-    the outputs are computed. Beside the inputs and the result it needs less than 64 MiB while a row has at most 2¹⁹
+    the outputs are computed. Beside the inputs and the result it needs less than 64 MiB while a row has at most 2²⁰
     elements.
 
     Args:
