@@ -163,7 +163,15 @@ def _command(
     if model:
         command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
         command.add_argument("--backend", default="numpy", metavar="NAME", help="see `lepton-ref backends`")
-        command.add_argument("--precision", default="reference", choices=tuple(PRECISIONS), help="default reference")
+        names = ", ".join(name for name, how in PRECISIONS.items() if how.machine is None)
+        about_precision = f"{names}, or a machine model; default reference"
+        command.add_argument(
+            "--precision", default="reference", choices=tuple(PRECISIONS), metavar="NAME", help=about_precision
+        )
+        command.add_argument(
+            "--override", action="append", default=[], metavar="PATTERN=NAME",
+            help="another precision for the ops whose names match, such as 'layers.0.*=bf16'; repeatable",
+        )  # fmt: skip
         command.add_argument("--threads", type=int, metavar="N", help="threads of BLAS")
         keep = "whether weights stay decoded (default auto: where memory allows)"
         command.add_argument("--keep-decoded", choices=tuple(commands.KEEP), default="auto", help=keep)

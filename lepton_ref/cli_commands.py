@@ -14,6 +14,7 @@ from lepton_ref import registry
 from lepton_ref.cli_report import facts, note, records, to_json
 from lepton_ref.files.npy import require_target, write_npy
 from lepton_ref.interface import HostArray
+from lepton_ref.numerics import Precision, get_precision
 from lepton_ref.runtime import show
 from lepton_ref.runtime.chat import Conversation
 from lepton_ref.runtime.find import find
@@ -38,11 +39,21 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _precision(args: argparse.Namespace) -> Precision:
+    patterns = {}
+    for override in args.override:
+        pattern, equals, name = override.rpartition("=")
+        if not (pattern and equals and name):
+            raise ValueError(f"--override takes PATTERN=NAME, such as 'head=float64', got {override!r}")
+        patterns[pattern] = name
+    return get_precision(args.precision).override(patterns)
+
+
 def _open(args: argparse.Namespace) -> Model:
     return load(
         find(args.model),
         backend=args.backend,
-        precision=args.precision,
+        precision=_precision(args),
         keep_decoded=KEEP[args.keep_decoded],
         threads=args.threads,
     )
