@@ -34,7 +34,7 @@ YARN_GAP = Fraction(1, 1000)
 
 
 Rope = Any
-"""A record: anything with the attributes of `lepton_ref.ops.Rope`, where the kinds' sources stand."""
+"""A record: anything hashable with the attributes of `lepton_ref.ops.Rope`, where the kinds' sources stand."""
 
 
 def frequency(rope: Rope, pair: int, *, length: int) -> Enclosure:
@@ -80,15 +80,17 @@ def angle(rope: Rope, position: int, pair: int, *, length: int) -> Enclosure:
 
 @functools.lru_cache(maxsize=1 << 14)
 def cos_sin_of_turn(rope: Rope, position: int, pair: int, length: int, digits: int) -> tuple[Interval, Interval]:
-    """(cos, sin) of the angle, kept for the next head at the same position; the record must be hashable."""
+    """(cos, sin) of the angle, kept for the next head at the same position."""
     return cos_sin(angle(rope, position, pair, length=length)(digits))
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def stands_still(rope: Rope, position: int, pair: int, *, length: int) -> bool:
     """Whether the angle is exactly 0: at position 0, or where the frequency is 0."""
     return position == 0 or frequency(rope, pair, length=length)(FIRST).sign == 0
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def is_algebraic(rope: Rope, pair: int, *, length: int) -> bool:
     """Whether the frequency, and so every angle of the pair, is known to be an algebraic number.
 
@@ -104,6 +106,7 @@ def is_algebraic(rope: Rope, pair: int, *, length: int) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=256)
 def attention_factor(rope: Rope) -> Real:
     """The scale of the rotated numbers: 1 but for yarn and longrope.
 
