@@ -113,7 +113,7 @@ class Real:
             UndecidedError: where `LIMIT` digits do not decide.
         """
 
-        def once(value: Fraction) -> float:
+        def once(value: Fraction | float) -> float:
             return round_to(value, format, mode=mode, saturate=saturate, chance=chance)
 
         if self.exact is not None and self.exact != 0:
@@ -124,7 +124,7 @@ class Real:
             if low == high:
                 return low
         sign = self.compare(0)
-        return once(self._located(sign)) if sign else round_to(self.zero, format, mode=mode, saturate=saturate)
+        return once(self.zero if sign == 0 else self._located(sign))
 
     def _located(self, sign: int) -> Fraction:
         """A rational that every format rounds as it rounds the number: the number, or its neighbour."""
