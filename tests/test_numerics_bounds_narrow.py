@@ -267,7 +267,7 @@ NO_SUBNORMALS = mutated(
 NO_BLOCKS = mutated(
     arithmetic_module, "gamma(n + 2 * math.ceil(n / BLOCK) + 1, unit=BLOCK_UNIT)", "gamma(n, unit=UNIT)"
 )
-NOT_READ = mutated(arithmetic_module, "np.where(_is_number_of(x, f), 0.0, half_ulp(x, f.name))", "0.0 * x")
+NOT_READ = mutated(arithmetic_module, "np.where(is_number_of(x, f.name), 0.0, half_ulp(x, f.name))", "0.0 * x")
 NOT_READ_AGAIN = mutated(arithmetic_module, "given + half_ulp(np.abs(x) + given, f.name)", "given")
 NO_OUTPUT = mutated(arithmetic_module, "outer + half_ulp(size, output)", "outer")
 

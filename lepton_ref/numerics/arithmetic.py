@@ -105,7 +105,7 @@ class Arithmetic:
         """
         f = float_format(self.operands if product else self.working)
         if radius is None:
-            return np.zeros(()) if f.name == "fp64" else np.where(_is_number_of(x, f), 0.0, half_ulp(x, f.name))
+            return np.zeros(()) if f.name == "fp64" else np.where(is_number_of(x, f.name), 0.0, half_ulp(x, f.name))
         given = reals(radius)
         if holds(f.name, self.working if held is None else held):
             return given
@@ -187,7 +187,9 @@ def half_ulp(x: ArrayLike, format: str, /) -> Reals:
 
 
 @np.errstate(all="ignore")
-def _is_number_of(x: Reals, f: FloatFormat) -> NDArray[np.bool_]:
+def is_number_of(x: ArrayLike, format: str, /) -> NDArray[np.bool_]:
+    """Whether each number is one of the format's; infinities are, NaN is not."""
+    f, x = float_format(format), reals(x)
     _, exponent = np.frexp(x)
     whole = np.ldexp(x, f.precision - np.maximum(exponent, f.emin + 1))
     return np.asarray(np.isinf(x) | ((whole == np.rint(whole)) & (np.abs(x) <= f.largest)))
@@ -212,7 +214,7 @@ def finish(y: ArrayLike, bound: ArrayLike, arithmetic: Arithmetic, output: str |
     outer = np.where(size <= arithmetic.largest, outer, np.inf)
     if output is None or holds(output, arithmetic.working):
         return outer
-    exactly = (outer == 0) & _is_number_of(reals(y), float_format(output))  # a bound of 0 holds for the float64 y, too
+    exactly = (outer == 0) & is_number_of(y, output)  # a bound of 0 holds for the float64 y, too
     return np.where(exactly, 0.0, (outer + half_ulp(size, output)) * SLACK)
 
 

@@ -43,7 +43,7 @@ def rms_norm_bound(
 
     With a radius ρ: R is the length of the vector (x/√D, √ε), so it moves by ‖ρ‖/√D at most and stays above √ε. From
     y' − y = w·((x' − x)/R' + x/R·(R − R')/R') comes |w|·(ρ + |x|/R·‖ρ‖/√D)/R'; all else is taken at the largest |y'|
-    and the smallest R'.
+    and the smallest R'. And |x'/R'| is √D at most, which y' − y cannot exceed by more than y.
     """
     a = get_arithmetic(arithmetic)
     x64, w64 = reals(x), reals(w_d)
@@ -55,6 +55,7 @@ def rms_norm_bound(
     step, least = _root_moves(rho, root, eps)
     scaled = np.abs(x64) / root
     moved = (w + omega) * (rho + scaled * step) / least + scaled * omega
+    moved = np.minimum(moved, (w + omega) * math.sqrt(width) * SLACK + scaled * w)
     own = _relative(a, width / 2 + 7, least) * (scaled * w + moved) + a.tiny * (w + omega + 1 / least + 1)
     bound = unless_beyond(moved + own, a, total, 1 / least, (np.abs(x64) + rho) * (w + omega))
     return finish(scaled * w, bound, a, output)
@@ -96,7 +97,8 @@ def layer_norm_bound(
     root = np.sqrt(np.mean(least_centred * least_centred, axis=-1, keepdims=True) + eps)  # the exact R is not less
     step, least = _root_moves(rho, root, eps)
     scaled = centred / root
-    moved = (w + omega) * (rho + rho.mean(axis=-1, keepdims=True) + scaled * step) / least + scaled * omega + beta
+    moved = (w + omega) * (rho + rho.mean(axis=-1, keepdims=True) + scaled * step) / least + scaled * omega
+    moved = np.minimum(moved, (w + omega) * math.sqrt(width) * SLACK + scaled * w) + beta
     size = scaled * w + moved
     of_mean = SLACK * a.gamma(width + 1) * mean_size + 2 * a.tiny
     from_mean = of_mean * (w + omega) / least + size * of_mean**2 / (2 * least**2)
