@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.numerics.exact_sum import WORD, Sums, two_product
+from lepton_ref.numerics.exact_sum import exact_sums, two_product
 
 Reals = NDArray[np.float64]
 
@@ -19,20 +19,31 @@ def products(first: Reals, /, *others: Reals) -> Reals:
 
     Columns that are zero throughout are left out. The caller sees to it that `two_product` stays in its range.
     """
-    terms = first
+    terms = _without_zeros(first)
     for factor in others:
         rows = len(terms)
-        left, right = np.broadcast_arrays(terms[:, :, None], factor[:, None, :])
+        left, right = np.broadcast_arrays(terms[:, :, None], _without_zeros(factor)[:, None, :])
         high, low = two_product(left.reshape(rows, -1), right.reshape(rows, -1))
-        terms = np.concatenate([high, low[:, low.any(axis=0)]], axis=1)
+        terms = np.concatenate([high, _without_zeros(low)], axis=1)
     return terms
 
 
-def parts(sums: Sums, /) -> tuple[Reals, NDArray[np.bool_]]:
-    """(R) sums -> (R, 4) float64 with the same sums, and (R) where that is exact: the sum has 124 bits or fewer."""
-    columns = []
-    for words, shift in ((sums.heads, 0), (sums.tails, WORD)):
-        low = words & (2**31 - 1)
-        exponents = (sums.exponents - shift).astype(np.int32)
-        columns += [np.ldexp(part.astype(np.float64), exponents) * sums.signs for part in (words - low, low)]
-    return np.stack(columns, axis=1), ~sums.more
+def _without_zeros(terms: Reals) -> Reals:
+    """(R, N) -> (R, M): the columns that hold anything."""
+    kept = terms.any(axis=0)
+    return terms if kept.all() else terms[:, kept]
+
+
+def expansion(terms: Reals, /) -> Reals:
+    """(R, N) -> (R, P): in each row, few float64 with the same exact sum, each the rounded rest of those before it.
+
+    P is at most 41: a sum of float64 has fewer than 2200 bits, and each number takes 53 of them.
+    """
+    parts: list[Reals] = []
+    rest = terms
+    while True:
+        part = exact_sums(rest).nearest()
+        if not part.any():
+            return np.stack(parts, axis=1) if parts else np.zeros((len(terms), 1))
+        parts.append(part)
+        rest = np.concatenate([rest, -part[:, None]], axis=1)

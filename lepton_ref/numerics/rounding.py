@@ -151,13 +151,13 @@ def settle(places: Index, repair: Repair, format: str, /) -> tuple[Reals, int]:
         zero = (pair.high == 0.0) & (error == 0.0)  # exact, and of the sign that it has
         low[zero] = high[zero] = pair.high[zero]
     left = np.flatnonzero(~same_bits(low, high))
-    settled = high
+    settled, undecided = high, left.size
     if left.size and repair.side is not None:
         settled[left] = _by_side(places, left, repair.side, low[left], high[left], format)
         left = left[np.isnan(settled[left])]
     for at in left:
         settled[at] = plainly(repair.plain(tuple(int(axis[at]) for axis in places)), format)
-    return settled, int(np.count_nonzero(~same_bits(low, high)))
+    return settled, undecided
 
 
 def same_bits(a: Reals, b: Reals, /) -> NDArray[np.bool_]:

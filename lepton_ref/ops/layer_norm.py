@@ -7,6 +7,9 @@ Bound: the computed mean errs by at most ρ = γ_D·Σⱼ |xⱼ|/D, which the ce
 (1 + γ)·(ρ·|w|/r + A·ρ²/(2r²)) + γ·(A + |b|), γ = γ_{⌈D/2⌉+7}. It scales with mean |x|, not with |x − μ| alone: the
 subtraction of the mean may cancel. The running bound takes γ_{⌈D/2⌉+10}, for the rounding test, and the computed r²
 less what ρ may have added to it.
+
+Exactly, on which side of m does y lie? With C = D·x − Σx and V = D·Σx² − (Σx)² + D²·ε it is C·w/√V + b, so the signs of
+C·w and of t = m − b decide, and where they are one, that of C²·w² − t²·V: sums of products, which are exact.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.numerics.bounds import gamma
 from lepton_ref.numerics.double_double import Pair
-from lepton_ref.numerics.exact_sum import exact_sums, two_product
-from lepton_ref.numerics.rounding import Index, Reals, Repair
+from lepton_ref.numerics.exact_sum import exact_sums, two_product, two_sum
+from lepton_ref.numerics.expansions import expansion, products
+from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
 from lepton_ref.ops.base import host_reals, op, require_axis
 from lepton_ref.plain import algebraic
 from lepton_ref.plain.real import Value
@@ -76,10 +80,11 @@ class _Repair:
 
     def __init__(self, x: Array, w_d: Array, b_d: Array | None, eps: float, backend: Backend) -> None:
         self.x, self.w_d, self.b_d, self.eps, self.backend = x, w_d, b_d, eps, backend
+        self.plain_rows: dict[tuple[int, ...], list[Value]] = {}
 
     def functions(self) -> Repair:
         """What `round_once` calls."""
-        return Repair(plain=self.plain, double=self.double)
+        return Repair(plain=self.plain, double=self.double, side=self.side)
 
     def double(self, places: Index) -> tuple[Pair, Reals]:
         """The formula in double-double, with D·x − Σ x in the place of x − μ, which is exact before it is cut."""
@@ -105,12 +110,42 @@ class _Repair:
         error = size * (DOUBLE_ERROR + lost[where])
         return value, np.where(usual[where] & ((size == 0) | (size > 2.0**-400)), error, np.inf)
 
+    def side(self, places: Index, middle: Reals) -> NDArray[np.int8]:
+        """The sign of y − m, as the page says; unknown where a product might leave the range of exact ones."""
+        host, w_d = host_reals(self.x, backend=self.backend), host_reals(self.w_d, backend=self.backend)
+        width = np.array(float(host.shape[-1]))
+        unique, where = np.unique(np.ravel_multi_index(places[:-1], host.shape[:-1]), return_inverse=True)
+        rows = host.reshape(-1, host.shape[-1])[unique]
+        w, x = w_d[places[-1]], host[places]
+        bias = np.zeros(w.shape) if self.b_d is None else host_reals(self.b_d, backend=self.backend)[places[-1]]
+        total = expansion(rows)
+        centred = expansion(np.concatenate([*(part[:, None] for part in two_product(x, width)), -total[where]], axis=1))
+        spread = expansion(np.concatenate(self._spread(rows, total, width), axis=1))[where]
+        rest = np.stack(two_sum(middle, -bias), axis=1)
+        top = products(centred, w[:, None])
+        squares = [products(top, top), products(-rest, rest, spread)]
+        signs = [exact_sums(part).sign() for part in (top, rest, np.concatenate(squares, axis=1))]
+        sign = np.where(signs[0] != signs[1], np.sign(signs[0] - signs[1]), signs[2] * signs[0]).astype(np.int8)
+        numbers = np.abs(np.stack([w, middle, bias, np.max(np.abs(rows), axis=1)[where]], axis=1))
+        known = (numbers.max(axis=1) < 2.0**60) & (np.abs(w) > 2.0**-60) & (1e-40 < self.eps < 1e40)
+        known &= np.min(np.where(rows == 0, 1.0, np.abs(rows)), axis=1)[where] > 2.0**-60
+        return np.where(known, sign, np.int8(UNKNOWN)).astype(np.int8)
+
+    def _spread(self, rows: Reals, total: Reals, width: Reals) -> list[Reals]:
+        """Terms of D·Σ x² − (Σ x)² + D²·ε."""
+        many = np.full((len(rows), 1), width)
+        eps = np.full((len(rows), 1), self.eps)
+        squares = expansion(np.concatenate(two_product(rows, rows), axis=1))
+        return [products(squares, many), products(-total, total), products(many, many, eps)]
+
     def plain(self, place: tuple[int, ...]) -> Value:
         """The specification's value of one element."""
-        row = host_reals(self.x, backend=self.backend)[place[:-1]].tolist()
-        w = host_reals(self.w_d, backend=self.backend).tolist()
-        b = None if self.b_d is None else host_reals(self.b_d, backend=self.backend).tolist()
-        return algebraic.layer_norm(row, w, b, eps=self.eps)[place[-1]]
+        *row, d = place
+        if tuple(row) not in self.plain_rows:
+            x, w = (host_reals(array, backend=self.backend) for array in (self.x, self.w_d))
+            b = None if self.b_d is None else host_reals(self.b_d, backend=self.backend).tolist()
+            self.plain_rows[tuple(row)] = algebraic.layer_norm(x[tuple(row)].tolist(), w.tolist(), b, eps=self.eps)
+        return self.plain_rows[tuple(row)][d]
 
 
 def _centred(rows: Reals, mean: Pair) -> tuple[NDArray[np.float64], Pair]:

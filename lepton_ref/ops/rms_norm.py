@@ -22,7 +22,7 @@ from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.numerics.bounds import gamma
 from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import exact_sums, two_product, two_sum
-from lepton_ref.numerics.expansions import parts, products
+from lepton_ref.numerics.expansions import expansion, products
 from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
 from lepton_ref.ops.base import host_reals, op, require_axis
 from lepton_ref.plain import algebraic
@@ -60,6 +60,7 @@ class _Repair:
 
     def __init__(self, x: Array, w_d: Array, eps: float, offset: float, backend: Backend) -> None:
         self.x, self.w_d, self.eps, self.offset, self.backend = x, w_d, eps, offset, backend
+        self.plain_rows: dict[tuple[int, ...], list[Value]] = {}
 
     def functions(self) -> Repair:
         """What `round_once` calls."""
@@ -78,21 +79,25 @@ class _Repair:
         """The sign of y − m, as the page says; unknown where a product might leave the range of exact ones."""
         rows, where, x, w = self._inputs(places)
         width = rows.shape[1]
-        squares, exact = parts(exact_sums(np.concatenate([*two_product(rows, rows), *self._many_eps(rows)], axis=1)))
+        squares = expansion(np.concatenate([*two_product(rows, rows), *self._many_eps(rows)], axis=1))
         factor = np.stack(two_sum(w, np.full(w.shape, self.offset)), axis=1)
         numerator = products(x[:, None], x[:, None], factor, factor, np.full((len(x), 1), float(width)))
         denominator = products(-middle[:, None], middle[:, None], squares[where])
         sign = exact_sums(np.concatenate([numerator, denominator], axis=1)).sign()
-        size = np.max(np.abs(np.concatenate([x[:, None], middle[:, None], factor, rows[where]], axis=1)), axis=1)
+        size = np.max(np.abs(np.concatenate([middle[:, None], factor], axis=1)), axis=1)
+        size = np.maximum(size, np.max(np.abs(rows), axis=1)[where])
         least = np.min(np.abs(np.stack([x, middle, factor[:, 0]], axis=1)), axis=1)
-        known = exact[where] & (size < 2.0**130) & (least > 2.0**-150) & (1e-60 < self.eps < 1e60)
+        known = (size < 2.0**130) & (least > 2.0**-150) & (1e-60 < self.eps < 1e60)
         return np.where(known, sign * np.sign(middle).astype(np.int8), np.int8(UNKNOWN)).astype(np.int8)
 
     def plain(self, place: tuple[int, ...]) -> Value:
         """The specification's value of one element."""
-        rows, _, _, _ = self._inputs(tuple(np.array([at]) for at in place))
-        w = host_reals(self.w_d, backend=self.backend).tolist()
-        return algebraic.rms_norm(rows[0].tolist(), w, eps=self.eps, offset=self.offset)[place[-1]]
+        *row, d = place
+        if tuple(row) not in self.plain_rows:
+            x, w = (host_reals(array, backend=self.backend) for array in (self.x, self.w_d))
+            values = algebraic.rms_norm(x[tuple(row)].tolist(), w.tolist(), eps=self.eps, offset=self.offset)
+            self.plain_rows[tuple(row)] = values
+        return self.plain_rows[tuple(row)][d]
 
     def _many_eps(self, rows: Reals) -> list[Reals]:
         """Two columns whose sum is D·ε."""
