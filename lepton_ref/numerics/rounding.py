@@ -113,15 +113,15 @@ def round_once(
     if kept is not None:
         kept.of(op).elements += math.prod(value.shape)
     if not backend.to_numpy(xp.any(open_)):
-        return high
-    return _repaired(value, open_, high, op=op, repair=repair, backend=backend, format=precision.activations)
+        return low  # and not the other end, which −0 + 0 makes +0
+    return _repaired(value, open_, low, op=op, repair=repair, backend=backend, format=precision.activations)
 
 
 def _repaired(
-    value: Array, open_: Array, high: Array, *, op: str, repair: Repair, backend: Backend, format: str
+    value: Array, open_: Array, low: Array, *, op: str, repair: Repair, backend: Backend, format: str
 ) -> Array:
     started = time.perf_counter()
-    result = backend.to_numpy(high).copy()
+    result = backend.to_numpy(low).copy()
     host = backend.to_numpy(value)
     places = np.nonzero(backend.to_numpy(open_))
     float64 = host[places]
