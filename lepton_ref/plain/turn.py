@@ -59,8 +59,6 @@ def _turned(a: float, b: float, record: angles.Rope, position: int, pair: int, l
         cos, sin = angles.cos_sin_of_turn(record, position, pair, length, digits)
         return (cos * a + sin * b) * factor.enclose(digits)
 
-    if factor.exact == 0:
-        return Real.rational(0)
     known = angles.is_algebraic(record, pair, length=length) and angles.factor_is_algebraic(record)
     return Real(enclose, (lambda m: False) if known else None)
 
