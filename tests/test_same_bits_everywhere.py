@@ -92,7 +92,9 @@ def job_fixture(name: str, make: Callable[[Path], list[bits.Job]]) -> object:
 _small = job_fixture("small", lambda folder: [*bits.tiny(*CASES), bits.medium(folder), bits.cancelling(folder)])
 _machines = job_fixture("machines", lambda folder: bits.tiny(*CASES, precisions=bits.MACHINES))
 _families = job_fixture("families", lambda folder: bits.tiny(*golden_cases.names()))
-_smollm2 = job_fixture("smollm2", lambda folder: [bits.smollm2(str(real_models.smollm2()), precisions=SMOLLM2)])
+_smollm2 = job_fixture(
+    "smollm2", lambda folder: [bits.smollm2(str(real_models.smollm2()), prompts=5, precisions=SMOLLM2)]
+)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

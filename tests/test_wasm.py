@@ -97,9 +97,10 @@ def test_what_promises_no_bits_has_others_in_webassembly(there: bits.Report, her
 @pytest.mark.slow
 def test_a_real_model_has_the_same_bits_in_webassembly(way: str, wasm: ModuleType, site: Path, tmp_path: Path) -> None:
     model = real_models.smollm2()
-    inside = bits.write_jobs(tmp_path / "jobs.json", [bits.smollm2(f"/model/{model.name}", precisions=SMOLLM2)])
-    here = bits.report(bits.write_jobs(tmp_path / "here.json", [bits.smollm2(str(model), precisions=SMOLLM2)]))
-    there = report(wasm, way, {"/site": site, "/data": inside.parent, "/model": model.parent})
+    for name, path in (("jobs", f"/model/{model.name}"), ("here", str(model))):
+        bits.write_jobs(tmp_path / f"{name}.json", [bits.smollm2(path, prompts=2, precisions=SMOLLM2)])
+    here = bits.report(tmp_path / "here.json")
+    there = report(wasm, way, {"/site": site, "/data": tmp_path, "/model": model.parent})
     assert "smollm2 float64" in bits.differences(there["control"], here["control"])
     bits.assert_same_bits(there, here)
 
