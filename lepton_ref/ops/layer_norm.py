@@ -72,7 +72,7 @@ def _from_mean(x: Array, centred: Array, square: Array, w: Array, backend: Backe
     least = xp.where(least > 0.0, least, math.nan)
     grown = rho + (xp.abs(centred) + rho) * (rho * rho / least)
     bound = (grown / xp.sqrt(least)) * xp.abs(w) * 1.01
-    return xp.where(rho == 0.0, 0.0, bound)
+    return xp.where(rho == 0.0, math.inf, bound)  # the sign of a sum of zeros is the library's: the repair's is not
 
 
 class _Repair:
@@ -100,15 +100,20 @@ class _Repair:
             np.concatenate([*(part[:, None] for part in two_product(x, np.array(float(width)))), -rows[where]], axis=1)
         )
         w = host_reals(self.w_d, backend=self.backend)[places[-1]]
-        value = ours.pair() / Pair.of(width) * Pair.of(w) / root[where]
+        top = ours.pair()
+        value = top / Pair.of(width) * Pair.of(w) / root[where]
         size = np.abs(value.high)
+        still = top.high == 0.0  # exactly: what is left is a signed zero, and the bias
+        zero = np.where(_negative_zero(x, rows[where]) != np.signbit(w), -0.0, 0.0)
         if self.b_d is not None:
             bias = host_reals(self.b_d, backend=self.backend)[places[-1]]
-            value, size = value + Pair.of(bias), size + np.abs(bias)
+            value, size, zero = value + Pair.of(bias), size + np.abs(bias), zero + bias
+        value = Pair(np.where(still, zero, value.high), np.where(still, 0.0, value.low))
         lost = (np.abs(mean.high) / root.high) * 2.0**-90  # of the spread's root, from the mean's own error
         usual = (root.high > 2.0**-200) & (root.high < 2.0**200) & (centred < 2.0**200) & (lost < 2.0**-40)
         error = size * (DOUBLE_ERROR + lost[where])
-        return value, np.where(usual[where] & ((size == 0) | (size > 2.0**-400)), error, np.inf)
+        error = np.where(usual[where] & ((size == 0) | (size > 2.0**-400)), error, np.inf)
+        return value, np.where(still, 0.0, error)
 
     def side(self, places: Index, middle: Reals) -> NDArray[np.int8]:
         """The sign of y − m, as the page says; unknown where a product might leave the range of exact ones."""
@@ -146,6 +151,11 @@ class _Repair:
             b = None if self.b_d is None else host_reals(self.b_d, backend=self.backend).tolist()
             self.plain_rows[tuple(row)] = algebraic.layer_norm(x[tuple(row)].tolist(), w.tolist(), b, eps=self.eps)
         return self.plain_rows[tuple(row)][d]
+
+
+def _negative_zero(x: Reals, rows: Reals) -> NDArray[np.bool_]:
+    """(N), (N, D) -> (N): whether x − μ, where it is zero, is −0: −0 − (+0) is, and every other difference is +0."""
+    return np.asarray((x == 0.0) & np.signbit(x) & ~np.signbit(rows).all(axis=1))
 
 
 def _centred(rows: Reals, mean: Pair) -> tuple[NDArray[np.float64], Pair]:

@@ -82,7 +82,8 @@ def _bounded(
     bound = (sizes * unit) * panel.lengths
     if backend.to_numpy(xp.all(sizes > 0.0)) and backend.to_numpy(xp.all(panel.lengths > 0.0)):
         return (value, bound) if bias is None else (value + bias, bound + xp.abs(bias) * unit)
-    empty = (sizes == 0.0) | (panel.lengths == 0.0)  # no product but zeros: the sum is a zero, and exact
+    # No product but zeros: the sum is a zero, and exact. 0·∞ is none of them.
+    empty = ((sizes == 0.0) & xp.isfinite(panel.lengths)) | ((panel.lengths == 0.0) & xp.isfinite(sizes))
     value = xp.where(empty, _zeros(x, rows, backend), value)
     if bias is None:
         return value, xp.where(empty, 0.0, bound)

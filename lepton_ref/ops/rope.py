@@ -54,7 +54,7 @@ def rope(x: Array, tables: RopeTables, *, backend: Backend, precision: Precision
     bound = _unpair(size, size, tables.rope.interleaved, backend)
     if rotary < x.shape[-1]:
         value = xp.concat([value, rest], axis=-1)
-        bound = xp.concat([bound, rest * 0.0], axis=-1)
+        bound = xp.concat([bound, xp.abs(rest) * 0.0], axis=-1)
     repair = _Repair(x, tables, backend).functions()
     return round_once(value, bound, op="rope", repair=repair, backend=backend, precision=precision)
 
