@@ -210,7 +210,7 @@ def attention(
         return [math.nan for _ in columns]
     weightless = Exponent(-math.inf)
     kept = [weightless if e is None or sunk == math.inf else e for e in scores]
-    rest = None if sunk == -math.inf else Exponent(Fraction(0 if sunk == math.inf else sunk))
+    rest = None if math.isinf(sunk) else Exponent(Fraction(sunk))
     return _means(list(columns), [None if e == weightless else e for e in kept], rest)
 
 

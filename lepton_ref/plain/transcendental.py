@@ -11,9 +11,10 @@ r"""Activations, plain and gated, and the soft cap.
 (Lindemann), so sigmoid, tanh, silu, quick_gelu and the soft cap are rational at 0 alone. Of the two GELUs at other
 numbers nothing is known, and nothing is claimed.
 
-Near their limits, where a function is 1 − tiny, it is compared by the tiny part: 1 − m is exact, and what is taken from
-it has a sign however small it is. Edges: relu(±0) = +0; the limit of silu and the GELUs at −∞ is 0, but −∞·0 is NaN and
-so are they.
+Near its limit, where a function is 1 − tiny, it is compared by the tiny part, 1 − m being exact; and no function
+reaches its limits, however far out its argument, so an m that is a limit or beyond is decided at once.
+
+Edges: relu(±0) = +0; the limit of silu and the GELUs at −∞ is 0, but −∞·0 is NaN and so are they.
 """
 
 from __future__ import annotations
@@ -158,6 +159,8 @@ def _sigmoid_of(x: Enclosure, positive: bool, equals: Callable[[Fraction], bool]
     """sigmoid(x) for x ≠ 0: less m, it is (1 − m) − sigmoid(−x) for x > 0."""
 
     def difference(m: Fraction, digits: int) -> Interval:
+        if not 0 < m < 1:
+            return Interval.of(-1 if m > 0 else 1, digits)
         if positive:
             return Interval.of(1 - m, digits) - functions.sigmoid(-x(digits))
         return functions.sigmoid(x(digits)) - m
@@ -171,6 +174,8 @@ def _tanh(x: Fraction, zero: float) -> Real:
         return Real.rational(0, zero=zero)
 
     def difference(m: Fraction, digits: int) -> Interval:
+        if not -1 < m < 1:
+            return Interval.of(-1 if m > 0 else 1, digits)
         if abs(x) < 1:
             return functions.tanh(Interval.of(x, digits)) - m
         if x < 0:
@@ -192,6 +197,8 @@ def _phi(x: Fraction) -> Real:
         return functions.erfc(Interval.of(-x * sign, digits) / root) / 2
 
     def difference(m: Fraction, digits: int) -> Interval:
+        if not 0 < m < 1:
+            return Interval.of(-1 if m > 0 else 1, digits)
         return Interval.of(1 - m, digits) - phi(-1, digits) if x > 0 else phi(1, digits) - m
 
     return Real(lambda digits: phi(1, digits), None, sign=1, difference=difference)
