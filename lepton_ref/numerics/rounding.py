@@ -148,6 +148,8 @@ def settle(places: Index, repair: Repair, format: str, /) -> tuple[Reals, int]:
         pair, error = repair.double(places)
         low = round_array(pair.high, format, low=pair.low - error)
         high = round_array(pair.high, format, low=pair.low + error)
+        unknown = np.isnan(low) | np.isnan(high)
+        low[unknown], high[unknown] = -math.inf, math.inf
         zero = (pair.high == 0.0) & (error == 0.0)  # exact, and of the sign that it has
         low[zero] = high[zero] = pair.high[zero]
     left = np.flatnonzero(~same_bits(low, high))
@@ -178,24 +180,29 @@ def _by_side(
     middle = midpoints(low, high, format)
     known = np.flatnonzero(np.isfinite(middle))
     chosen = np.full(left.size, math.nan)
+    if known.size == 0:
+        return chosen
     found = side(tuple(axis[left[known]] for axis in places), middle[known])
     even = round_array(middle[known], format)
     lower, upper = low[known], high[known]
     picked = np.where(found < 0, lower, np.where(found > 0, upper, even))
-    chosen[known] = np.where(found == UNKNOWN, math.nan, picked)
+    far = (lower < 0.0) & (upper > 0.0) & (found != 0)  # it does not cancel, and that is all that is known
+    chosen[known] = np.where(far | (found == UNKNOWN), math.nan, picked)
     return chosen
 
 
 def midpoints(low: Reals, high: Reals, format: str, /) -> Reals:
     """`(N), (N) -> (N)` the number where rounding changes from low to high; NaN where they are no neighbours.
 
-    Between the largest number and infinity it is half a step above the largest. Between −0 and +0 it is 0, but a value
-    on it has a sign that no comparison tells: NaN.
+    Between the largest number and infinity it is half a step above the largest; between −0 and +0 it is 0. A value that
+    is exactly 0 there is a sum that cancels, and becomes +0: where all terms are −0, nothing is open.
+    Where low is below 0 and high above, 0 stands for the question whether it cancels.
     """
     form: Any = float_format(format)
     step = math.ldexp(1.0, form.emax - form.precision + 1)
     bounded = [np.clip(end, -form.largest - step, form.largest + step) for end in (low, high)]
     middle = bounded[0] / 2 + bounded[1] / 2
     down, up = round_array(middle, format, mode="down"), round_array(middle, format, mode="up")
+    across = (low < 0.0) & (high > 0.0)
     neighbours = (down == np.clip(low, -math.inf, form.largest)) & (up == np.clip(high, -form.largest, math.inf))
-    return np.where(neighbours & (low != high), middle, math.nan)
+    return np.where(across, 0.0, np.where(neighbours & ~same_bits(low, high), middle, math.nan))

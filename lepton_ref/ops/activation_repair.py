@@ -7,11 +7,13 @@ from fractions import Fraction
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.double_functions import erfc, sigmoid, tanh
-from lepton_ref.numerics.rounding import Index, Reals, Repair
+from lepton_ref.numerics.exact_sum import exact_sums, two_product
+from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
 from lepton_ref.ops.base import host_reals
 from lepton_ref.plain import transcendental
 from lepton_ref.plain.real import Value
@@ -29,6 +31,11 @@ TWICE_TANH_GELU_SCALE = Pair(np.array(1.5957691216057308), np.array(-9.969308809
 """2·√(2/π)."""
 TANH_GELU_CUBE = Pair.rational(Fraction(44715, 10**6))
 QUICK_GELU_SCALE = Pair.rational(Fraction(1702, 1000))
+
+
+TINY = 2.0**-70
+"""Below it an activation is its leading term times 1 + δ with 0 < |δ| < 2^−68, and of numbers of 24 bits and a midpoint
+of 25 the leading term, times up, either is the midpoint or differs from it by 2⁻⁵⁰ of itself or more."""
 
 
 def _gelu_tanh(x: Pair) -> Pair:
@@ -50,6 +57,24 @@ DOUBLES: Mapping[str, Callable[[Pair], Pair]] = MappingProxyType(
 """Activation name → its double-double form."""
 
 
+def _half(x: Reals) -> Reals:
+    return x / 2
+
+
+LEADING: Mapping[str, tuple[Callable[[Reals], Reals], Callable[[Reals], Reals]]] = MappingProxyType(
+    {
+        "sigmoid": (lambda x: np.full(x.shape, 0.5), np.sign),
+        "tanh": (lambda x: x, lambda x: np.full(x.shape, -1.0)),
+        "silu": (_half, np.sign),
+        "quick_gelu": (_half, np.sign),
+        "gelu": (_half, np.sign),
+        "gelu_tanh": (_half, np.sign),
+    }
+)
+"""Activation → its leading term near 0, and the sign of δ: sigmoid is ½ + x/4 − …, tanh x − x³/3 + …, x·sigmoid(a·x)
+and x·Φ(x) are x/2·(1 + b·x + …) with a positive b."""
+
+
 def activation_repair(x: Array, up: Array | None, kind: str, backend: Backend) -> Repair:
     """Single elements of activation(x), or of activation(x)·up."""
 
@@ -69,4 +94,18 @@ def activation_repair(x: Array, up: Array | None, kind: str, backend: Backend) -
             return transcendental.activate(one, kind)[0]
         return transcendental.gated(one, [float(host_reals(up, backend=backend)[place])], kind)[0]
 
-    return Repair(plain, double)
+    def side(places: Index, middle: Reals) -> NDArray[np.int8]:
+        """Where x is so small that activation(x) is its leading term but for a known side: see `LEADING`."""
+        small = host_reals(x, backend=backend)[places]
+        other = np.ones(small.size) if up is None else host_reals(up, backend=backend)[places]
+        if kind not in LEADING:
+            return np.full(small.size, UNKNOWN, dtype=np.int8)
+        factor, correction = LEADING[kind]
+        leading = two_product(factor(small), other)
+        terms = np.stack([*leading, -middle], axis=1)
+        usual = (np.abs(small) < TINY) & (np.abs(small) > LEAST) & (np.abs(other) > LEAST) & (np.abs(other) < LARGEST)
+        sign = exact_sums(np.where(usual[:, None], terms, 0.0)).sign()
+        beside = (np.sign(leading[0]) * correction(small)).astype(np.int8)
+        return np.where(usual, np.where(sign == 0, beside, sign), np.int8(UNKNOWN)).astype(np.int8)
+
+    return Repair(plain, double, side)

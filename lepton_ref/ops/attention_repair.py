@@ -2,7 +2,8 @@ r"""Attention for single elements: in double-double, and exactly where every sco
 
 Scores are exact sums, taken relative to one key's: Σₖ q·(key[s] − key[top]), so a distance is within 2⁻¹⁰⁴ of itself
 however large the scores are. Weights are exp of that, sums of them exact sums of both halves. With equal scores y is
-the mean of the values, and on which side of m it lies is the sign of Σₛ value[s] − S·m.
+the mean of the values, and on which side of m it lies is the sign of Σₛ value[s] − S·m. With groups of equal scores y
+is m if and only if that is zero in each group.
 """
 
 from __future__ import annotations
@@ -22,8 +23,14 @@ from lepton_ref.ops.base import host_reals
 from lepton_ref.plain import attention as plain_attention
 from lepton_ref.plain.real import Value
 
+Places = NDArray[np.intp]
+Booleans = NDArray[np.bool_]
+
 DOUBLE_ERROR = 2.0**-88
 """Of a weight, relative: exp within 2⁻¹⁰², and its argument, of size 746 at most, within 2⁻¹⁰² of itself."""
+
+AT_ONCE = 1 << 22
+"""Values that lie in memory at once where every element is a tie."""
 
 LARGE = 2.0**16
 """Scores up to this are summed once and subtracted: their distances err by 2⁻⁸⁷."""
@@ -47,7 +54,7 @@ class Attended:
         return host_reals(array, backend=self.backend)
 
     @property
-    def mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> Booleans:
         """(B, T, S) on the host."""
         return np.asarray(self.backend.to_numpy(self.mask_bts))
 
@@ -66,33 +73,68 @@ class AttentionRepair:
     def double(self, places: Index) -> tuple[Pair, Reals]:
         """The weights of each distinct query once, then numerator and denominator as exact sums of pairs."""
         b, g, h, t = self._query(places)
+        if not self._finite(b, g, h, t, places[-1]):
+            return Pair.of(np.zeros(b.size)), np.full(b.size, np.inf)
         queries, where = _distinct(b, g, h, t)
         weights, seen, error = self._weights(*queries)
-        values = self.given.host(self.given.v_bsgk)[b, :, g, places[-1]]
         here = seen[where]
-        values = np.where(here, values, 0.0)
+        values, healthy = _finite(np.where(here, self.given.host(self.given.v_bsgk)[b, :, g, places[-1]], 0.0))
         p = weights[where]
         high = [np.where(here, part, 0.0) for part in two_product(p.high[:, :-1], values)]
         top = exact_sums(np.concatenate([*high, np.where(here, p.low[:, :-1] * values, 0.0)], axis=1)).pair()
         total = exact_sums(np.concatenate([weights.high, weights.low], axis=1)).pair()
         y = top / total[where]
         size = np.sum(p.high[:, :-1] * np.abs(values), axis=1) / total.high[where]
-        safe = (size > 2.0**-300) & (size < 2.0**400) & np.isfinite(y.high)
+        safe = healthy & self._healthy(*queries)[where] & (size > 2.0**-300) & (size < 2.0**400) & np.isfinite(y.high)
         return y, np.where(safe, size * (4 * error[where] + 2.0**-88), np.inf)
 
     def side(self, places: Index, middle: Reals) -> NDArray[np.int8]:
-        """The sign of Σ value − S·m where no sink takes part and all distances are exactly zero, else unknown."""
+        """The sign of Σ value − S·m where all distances are exactly zero; 0 on a tie of groups; else unknown."""
         b, g, h, t = self._query(places)
-        if self.given.sinks_h is not None:
+        if self.given.sinks_h is not None or self.given.cap is not None or not self._finite(b, g, h, t, places[-1]):
             return np.full(b.size, UNKNOWN, dtype=np.int8)
         queries, where = _distinct(b, g, h, t)
         distance, seen = self._distances(*queries, exact=True)
-        level = (np.where(seen, distance.high, 0.0) == 0.0).all(axis=1)[where]
-        here = seen[where]
-        values = np.where(here, self.given.host(self.given.v_bsgk)[b, :, g, places[-1]], 0.0)
-        minus = two_product(here.sum(axis=1).astype(np.float64), -middle)
-        sign = exact_sums(np.concatenate([values, *(part[:, None] for part in minus)], axis=1)).sign()
-        return np.where(level, sign, np.int8(UNKNOWN)).astype(np.int8)
+        group = self._groups(queries, distance, seen)[where]
+        values = np.where(seen[where], self.given.host(self.given.v_bsgk)[b, :, g, places[-1]], 0.0)
+        level: Booleans = np.asarray(group.max(axis=1) == 0)
+        sign = np.full(b.size, UNKNOWN, dtype=np.int8)
+        for at in np.array_split(np.flatnonzero(level), max(1, b.size * values.shape[1] // AT_ONCE)):
+            sign[at] = _side_of_mean(values[at], group[at] == 0, middle[at])
+        mixed = np.flatnonzero(~level & (group.min(axis=1) > -2))
+        cells = mixed.size * (group.max(initial=0) + 1) * values.shape[1]
+        for at in np.array_split(mixed, max(1, int(cells) // AT_ONCE)) if mixed.size else ():
+            sign[at] = np.where(_ties(values[at], group[at], middle[at]), np.int8(0), np.int8(UNKNOWN))
+        return sign
+
+    def _groups(self, queries: Any, distance: Pair, seen: Booleans) -> Places:
+        """(N, S) -> (N, S): keys of exactly equal scores have one number; −1 is unseen, and −2 says: not known."""
+        if not np.any(seen & (distance.high != 0.0)):
+            return np.where(seen, 0, -1)
+        b, g, h, t = queries
+        order = np.lexsort((distance.low, np.where(seen, distance.high, np.inf)))
+        rows = np.arange(len(order))[:, None]
+        near = distance[rows, order]
+        there = seen[rows, order]
+        equal = (near.high[:, 1:] == near.high[:, :-1]) & (near.low[:, 1:] == near.low[:, :-1]) & there[:, 1:]
+        keys = self.given.host(self.given.k_bsgk)[b[:, None], order, g[:, None]]
+        row, at = np.nonzero(equal)
+        q = self.given.host(self.given.q_bthk)[b, t, h][row]
+        pairs = np.concatenate([keys[row, at + 1], -keys[row, at]], axis=1)
+        differs = dot_sums(np.concatenate([q, q], axis=1), pairs).sign() != 0
+        number: Places = np.concatenate([np.zeros((len(order), 1), dtype=np.intp), np.cumsum(~equal, axis=1)], axis=1)
+        found = np.empty(order.shape, dtype=np.intp)
+        found[rows, order] = np.where(there, number, -1)
+        found[row[differs]] = -2
+        return found
+
+    def _finite(self, b: Any, g: Any, h: Any, t: Any, k: Any) -> bool:
+        """Whether the queries, and the keys and values that they see, are numbers all."""
+        a = self.given
+        seen = a.mask[b, t]
+        whole: Booleans = np.asarray(np.isfinite(a.host(a.k_bsgk)).all(axis=-1))
+        keys = whole[b, :, g] & np.isfinite(a.host(a.v_bsgk)[b, :, g, k])
+        return bool(np.isfinite(a.host(a.q_bthk)[b, t, h]).all() and (keys | ~seen).all())
 
     def plain(self, place: tuple[int, ...]) -> Value:
         """The specification's value of one element."""
@@ -105,13 +147,13 @@ class AttentionRepair:
             scale=a.scale, cap=a.cap, sink=None if a.sinks_h is None else float(a.host(a.sinks_h)[h]),
         )[0]  # fmt: skip
 
-    def _query(self, places: Index) -> tuple[NDArray[np.intp], ...]:
+    def _query(self, places: Index) -> tuple[Places, ...]:
         """(b, g, h, t) of each place."""
         b, g, r, t, _ = places
         per_group = self.given.q_bthk.shape[2] // self.given.k_bsgk.shape[2]
         return b, g, g * per_group + r, t + self.start
 
-    def _weights(self, b: Any, g: Any, h: Any, t: Any) -> tuple[Pair, NDArray[np.bool_], Reals]:
+    def _weights(self, b: Any, g: Any, h: Any, t: Any) -> tuple[Pair, Booleans, Reals]:
         """(N, S + 1), (N, S), (N): exp of the distances, the sink's last; who is seen; a weight's relative error."""
         a = self.given
         distance, seen = self._distances(b, g, h, t, exact=False)
@@ -124,14 +166,27 @@ class AttentionRepair:
         )
         weights = exp(every)
         present = np.concatenate([seen, np.isfinite(last.high)], axis=1)
-        return Pair(np.where(present, weights.high, 0.0), np.where(present, weights.low, 0.0)), seen, error
+        halves = [np.where(present, half, 0.0) for half in (weights.high, weights.low)]
+        (high, known), (low, _) = (_finite(half) for half in halves)
+        return Pair(high, low), seen, np.where(known, error, np.inf)
 
-    def _distances(self, b: Any, g: Any, h: Any, t: Any, *, exact: bool) -> tuple[Pair, NDArray[np.bool_]]:
+    def _operands(self, b: Any, g: Any, h: Any, t: Any) -> tuple[Reals, Reals, Booleans]:
+        """(N, K), (N, S, K), (N, S): queries, the keys that they see, and which; 0 for what is not finite."""
+        a = self.given
+        seen = a.mask[b, t]
+        keys = np.where(seen[:, :, None], a.host(a.k_bsgk)[b, :, g], 0.0)
+        return _finite(a.host(a.q_bthk)[b, t, h])[0], _finite(keys)[0], seen
+
+    def _healthy(self, b: Any, g: Any, h: Any, t: Any) -> Booleans:
+        """(N): whether the query and all keys that it sees are finite; an infinite sink is `_absolute`'s."""
+        a = self.given
+        keys = np.where(a.mask[b, t][:, :, None], a.host(a.k_bsgk)[b, :, g], 0.0)
+        return np.asarray(np.isfinite(a.host(a.q_bthk)[b, t, h]).all(axis=1) & np.isfinite(keys).all(axis=(1, 2)))
+
+    def _distances(self, b: Any, g: Any, h: Any, t: Any, *, exact: bool) -> tuple[Pair, Booleans]:
         """(N, S) twice: scale·(score − the largest score), and who is seen."""
         a = self.given
-        q, keys = a.host(a.q_bthk)[b, t, h], a.host(a.k_bsgk)[b, :, g]
-        seen = a.mask[b, t]
-        keys = np.where(seen[:, :, None], keys, 0.0)
+        q, keys, seen = self._operands(b, g, h, t)
         rough = np.einsum("nk,nsk->ns", q, keys) * a.scale
         top = np.argmax(np.where(seen, rough, -np.inf), axis=1)
         n, s, k = keys.shape
@@ -150,8 +205,7 @@ class AttentionRepair:
     def _absolute(self, b: Any, g: Any, h: Any, t: Any) -> tuple[Pair, Pair, Reals]:
         """(N, S), (N, 1), (N): distances to the largest of capped scores and the sink, the sink's, and their error."""
         a = self.given
-        q, keys, seen = a.host(a.q_bthk)[b, t, h], a.host(a.k_bsgk)[b, :, g], a.mask[b, t]
-        keys = np.where(seen[:, :, None], keys, 0.0)
+        q, keys, seen = self._operands(b, g, h, t)
         n, s, k = keys.shape
         sums = dot_sums(np.broadcast_to(q[:, None], keys.shape).reshape(n * s, k), keys.reshape(n * s, k)).pair()
         score = Pair(sums.high.reshape(n, s), sums.low.reshape(n, s)) * a.scale
@@ -166,7 +220,37 @@ class AttentionRepair:
         return score - largest, last, DOUBLE_ERROR + size * 2.0**-90
 
 
-def _distinct(*axes: NDArray[np.intp]) -> tuple[tuple[NDArray[np.intp], ...], NDArray[np.intp]]:
+def _finite(x: Reals) -> tuple[Reals, Booleans]:
+    """(N, …) -> the same with 0 for what is not finite, and (N): which rows needed none. Exact sums take no other."""
+    finite = np.isfinite(x)
+    return np.where(finite, x, 0.0), np.asarray(finite.reshape(len(x), -1).all(axis=1))
+
+
+def _side_of_mean(values: Reals, here: Booleans, middle: Reals) -> NDArray[np.int8]:
+    """(N, S), (N, S), (N) -> (N): the sign of Σ value − n·m over the n that are here."""
+    minus = two_product(here.sum(axis=1).astype(np.float64), -middle)
+    return exact_sums(np.concatenate([values, *(part[:, None] for part in minus)], axis=1)).sign()
+
+
+def _ties(values: Reals, group: Places, middle: Reals) -> Booleans:
+    """(N, S), (N, S), (N) -> (N): whether Σ (value − m) is zero within each group: only then is y equal to m.
+
+    Lindemann and Weierstrass: exponentials of different algebraic numbers are linearly independent.
+    """
+    members = group[:, None, :] == np.arange(group.max() + 1)[:, None]
+    sizes: Places = members.sum(axis=2)
+    alone = np.take_along_axis(sizes, np.maximum(group, 0), axis=1) == 1
+    found: Booleans = ~((group >= 0) & alone & (values != middle[:, None])).any(axis=1)  # a quick no
+    left = np.flatnonzero(found)
+    n, g, s = members[left].shape
+    each = np.where(members[left], values[left][:, None, :], 0.0).reshape(n * g, s)
+    signs = _side_of_mean(each, members[left].reshape(n * g, s), np.repeat(middle[left], g))
+    found[left] = ~signs.reshape(n, g).any(axis=1)
+    return found
+
+
+def _distinct(*axes: Places) -> tuple[tuple[Places, ...], Places]:
     """The distinct queries, and which of them each place belongs to."""
-    found, where = np.unique(np.stack(axes, axis=1), axis=0, return_inverse=True)
-    return tuple(found.T), where.reshape(-1)
+    sizes = tuple(int(axis.max(initial=0)) + 1 for axis in axes)
+    found, where = np.unique(np.ravel_multi_index(axes, sizes), return_inverse=True)
+    return np.unravel_index(found, sizes), where

@@ -21,7 +21,7 @@ from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.numerics.bounds import UNIT, gamma
 from lepton_ref.numerics.double_double import Pair
-from lepton_ref.numerics.exact_sum import exact_sums
+from lepton_ref.numerics.exact_sum import exact_sums, two_product
 from lepton_ref.numerics.rounding import Index, Reals, Repair
 from lepton_ref.ops.base import host_reals, op, require_booleans
 from lepton_ref.plain import algebraic
@@ -107,7 +107,8 @@ class _Repair:
 
     def functions(self) -> Repair:
         """What `round_once` calls."""
-        return Repair(plain=self.plain, double=self.double)
+        whole = self.kind == "mean" and not self.normalise
+        return Repair(plain=self.plain, double=self.double, side=self.side if whole else None)
 
     def double(self, places: Index) -> tuple[Pair, Reals]:
         """Exact sums, the mean and the length in double-double."""
@@ -117,6 +118,9 @@ class _Repair:
         value = whole[where, places[1]]
         if not self.normalise:
             return value, np.where(np.abs(value.high) > 2.0**-400, np.abs(value.high) * DOUBLE_ERROR, np.inf)
+        healthy: NDArray[np.bool_] = np.asarray(np.isfinite(whole.high).all(axis=1))
+        whole = Pair(*(np.where(healthy[:, None], half, 1.0) for half in (whole.high, whole.low)))
+        value = whole[where, places[1]]
         square = whole * whole
         length = exact_sums(np.concatenate([square.high, square.low], axis=1)).pair().sqrt()
         eps = Pair.rational(Fraction(1, 10**12))
@@ -124,8 +128,15 @@ class _Repair:
         short = length.high < NORMALISE_EPS
         divisor = Pair(np.where(short, eps.high, length.high), np.where(short, eps.low, length.low))
         value = value / divisor[where]
-        usual = ~near[where] & (np.abs(value.high) > 2.0**-400) & (length.high > 2.0**-300)[where]
+        usual = (healthy & ~near)[where] & (np.abs(value.high) > 2.0**-400) & (length.high > 2.0**-300)[where]
         return value, np.where(usual, np.abs(value.high) * DOUBLE_ERROR, np.inf)
+
+    def side(self, places: Index, middle: Reals) -> NDArray[np.int8]:
+        """The sign of Σ x − n·m, exactly."""
+        x = np.where(self.mask[places[0]], self.x[places[0], :, places[1]], 0.0)
+        count = self.mask[places[0]].sum(axis=1).astype(np.float64)
+        minus = two_product(count, -middle)
+        return exact_sums(np.concatenate([x, *(part[:, None] for part in minus)], axis=1)).sign()
 
     def plain(self, place: tuple[int, ...]) -> Value:
         """The specification's value of one element."""
@@ -134,8 +145,10 @@ class _Repair:
         return algebraic.pool(rows, kind=self.kind, normalise=self.normalise)[d]
 
     def _vector(self, b: int) -> Pair:
-        """(D): the pooled vector of one sequence."""
+        """(D): the pooled vector of one sequence; NaN where a mean takes in what is not finite."""
         rows: NDArray[np.float64] = self.x[b][self.mask[b]]
         if self.kind == "mean":
-            return exact_sums(np.ascontiguousarray(rows.T)).pair() / len(rows)
+            finite = np.isfinite(rows).all(axis=0)
+            mean = exact_sums(np.ascontiguousarray(np.where(finite, rows, 0.0).T)).pair() / len(rows)
+            return Pair(np.where(finite, mean.high, np.nan), mean.low)
         return Pair.of(rows[0] if self.kind == "cls" else rows.max(axis=0))

@@ -81,7 +81,8 @@ class _Repair:
         width = rows.shape[1]
         squares = expansion(np.concatenate([*two_product(rows, rows), *self._many_eps(rows)], axis=1))
         factor = np.stack(two_sum(w, np.full(w.shape, self.offset)), axis=1)
-        numerator = products(x[:, None], x[:, None], factor, factor, np.full((len(x), 1), float(width)))
+        top = products(x[:, None], factor)
+        numerator = products(top, top, np.full((len(x), 1), float(width)))
         denominator = products(-middle[:, None], middle[:, None], squares[where])
         sign = exact_sums(np.concatenate([numerator, denominator], axis=1)).sign()
         size = np.max(np.abs(np.concatenate([middle[:, None], factor], axis=1)), axis=1)

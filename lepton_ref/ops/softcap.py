@@ -7,13 +7,14 @@ more cover the rounding test.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.numerics.bounds import gamma
 from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.double_functions import tanh
-from lepton_ref.numerics.rounding import Index, Reals, Repair
+from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
 from lepton_ref.ops.base import host_reals, op
 from lepton_ref.plain import transcendental
 from lepton_ref.plain.real import Value
@@ -42,5 +43,12 @@ def softcap(x: Array, *, cap: float, backend: Backend, precision: Precision) -> 
     def plain(place: tuple[int, ...]) -> Value:
         return transcendental.softcap([float(host_reals(x, backend=backend)[place])], cap)[0]
 
-    repair = Repair(plain, double)
+    def side(places: Index, middle: Reals) -> NDArray[np.int8]:
+        """Near 0 it is x·(1 − δ), 0 < δ < 2⁻¹³⁸: of x and a midpoint that are one, y lies nearer to zero."""
+        small = host_reals(x, backend=backend)[places]
+        sign = np.where(small == middle, -np.sign(small), np.sign(small - middle))
+        usual = (np.abs(small) < cap * 2.0**-70) & (np.abs(small) > 2.0**-400)
+        return np.where(usual, sign, UNKNOWN).astype(np.int8)
+
+    repair = Repair(plain, double, side)
     return round_once(value, bound, op="softcap", repair=repair, backend=backend, precision=precision)

@@ -15,6 +15,7 @@ other number of the row is above −∞.
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.numerics.bounds import UNIT
 from lepton_ref.numerics.double_double import Pair
+from lepton_ref.numerics.double_double import where as where_pair
 from lepton_ref.numerics.double_functions import exp, log
 from lepton_ref.numerics.exact_sum import exact_sums, two_sum
 from lepton_ref.numerics.rounding import Index, Reals, Repair, one_signed
@@ -31,7 +33,7 @@ from lepton_ref.plain import attention as plain_softmax
 from lepton_ref.plain.real import Value
 
 DOUBLE_ERROR = 2.0**-85
-"""Of the double-double forms, relative to y; of the logarithm's, relative to |d| + ln n + 1."""
+"""Of the double-double forms, relative to y; of the logarithm's, relative to |d| + log Σ."""
 
 SLACK = 1 + 2.0**-20
 
@@ -126,6 +128,12 @@ def _logarithm(shifted: Array, total: Array, alone: Array, n: int, backend: Back
     return value, xp.where(alone | (xp.abs(value) == math.inf), 0.0, bound)
 
 
+def _log_of_1_plus(r: Pair) -> Pair:
+    """log(1 + r) for r ≥ 0 within 2⁻⁹⁰ of itself: below 2⁻³² four terms of the series leave out less than 2⁻¹²⁸."""
+    series = r * (1.0 - r * (0.5 - r * (Pair.rational(Fraction(1, 3)) - r * 0.25)))
+    return where_pair(r.high < 2.0**-32, series, log(r + 1.0))
+
+
 class _Single:
     """Single elements of softmax or its logarithm, from the scores on the host."""
 
@@ -140,12 +148,14 @@ class _Single:
         distance = Pair(*two_sum(np.where(finite, rows, top[:, None]), -top[:, None]))
         weights = exp(distance)
         halves = [np.where(finite, half, 0.0) for half in (weights.high, weights.low)]
-        total = exact_sums(np.concatenate(halves, axis=1)).pair()[where]
         at = (where, places[-1])
         if logarithm:
-            value = distance[at] - log(total)
-            size = np.abs(distance.high[at]) + math.log(rows.shape[1]) + 1
-            return value, size * DOUBLE_ERROR
+            first = np.arange(rows.shape[1]) == np.argmax(rows, axis=1)[:, None]  # exp of its distance is 1
+            others = exact_sums(np.concatenate([np.where(first, 0.0, half) for half in halves], axis=1)).pair()
+            log_total = _log_of_1_plus(others)[where]
+            size = np.abs(distance.high[at]) + np.abs(log_total.high)
+            return distance[at] - log_total, np.where(size > 2.0**-600, size * DOUBLE_ERROR, np.inf)
+        total = exact_sums(np.concatenate(halves, axis=1)).pair()[where]
         value = weights[at] / total
         return value, np.where(value.high > 2.0**-600, value.high * DOUBLE_ERROR, np.inf)
 
