@@ -8,11 +8,12 @@ r"""What linear layers multiply under w8a8, w4a8 and fp8: activations and dense 
 
 amax is the largest |x|, m the first x of that size. A row's last block may be shorter. The scale of an activation, and
 of fp8, is rounded to 11 significand bits within float32's range, and every rounding without another name is to nearest
-even, of the exact quotient: so d·q has at most 19 bits, and a product with a weight's stays exact in float64. Q8_0 and
-Q4_0 are ggml's reference encoders (`quantize_row_q8_0_ref`, `quantize_row_q4_0_ref`), in which every operation
-is rounded to float32.
+even, of the exact quotient: so d·q has at most 18 bits, and a product with a weight's stays exact in float64. Q8_0 and
+Q4_0 are ggml's reference encoders (`quantize_row_q8_0_ref`, `quantize_row_q4_0_ref`), in which every operation is
+rounded to float32.
 
-A scale of zero makes +0 of all. NaN or infinity in a block, or in fp8's row, makes all of it NaN.
+A scale of zero makes zeros: +0, but E4M3 keeps the signs of x. NaN or infinity in a block, or in fp8's row, makes all
+of it NaN.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ def weights(w: Sequence[float], operands: str) -> list[float]:
 
 def int8_block(x: Sequence[float]) -> list[float]:
     """d·q for one block of activations."""
-    return _by_largest(x, INT8_LARGEST, lambda quotient: max(round_to(quotient, "int8"), -127.0))
+    return _by_largest(x, INT8_LARGEST, lambda quotient, zero: max(round_to(quotient, "int8"), -127.0))
 
 
 def fp8_row(x: Sequence[float]) -> list[float]:
     """d·q for one row, of activations or of a weight."""
-    return _by_largest(x, E4M3_LARGEST, lambda quotient: round_to(quotient, "e4m3fn", saturate=True))
+    return _by_largest(x, E4M3_LARGEST, lambda quotient, zero: round_to(quotient, "e4m3fn", saturate=True, zero=zero))
 
 
 def q8_0_block(x: Sequence[float]) -> list[float]:
@@ -74,9 +75,11 @@ def q4_0_block(x: Sequence[float]) -> list[float]:
     return _by_inverse(x, d, lambda scaled: min(math.floor(_float32(scaled + Fraction(17, 2))), 15) - 8)
 
 
-def _by_largest(x: Sequence[float], largest: int, code: Callable[[Fraction], float]) -> list[float]:
+def _by_largest(x: Sequence[float], largest: int, code: Callable[[Fraction, float], float]) -> list[float]:
+    """A code is made from the quotient, and from a float with its sign where it is 0."""
     d = round_to(Fraction(max(map(abs, x))) / largest, SCALE)
-    return [0.0 if d == 0 else d * code(Fraction(number) / Fraction(d)) for number in x]
+    quotients = [Fraction(number) / Fraction(d) if d > 0 else Fraction(0) for number in x]
+    return [d * code(quotient, math.copysign(0.0, number)) for quotient, number in zip(quotients, x, strict=True)]
 
 
 def _by_inverse(x: Sequence[float], d: float, code: Callable[[Fraction], float]) -> list[float]:
