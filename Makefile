@@ -55,6 +55,21 @@ bench: python ## speed and memory beside transformers, in the same run
 	@"$(PYTHON)" scripts/environment.py peers
 	$(PEERS_PYTHON) asv_bench/beside_transformers.py
 
+.PHONY: bench-round-once
+bench-round-once: python ## what the proof costs: reference beside float32 BLAS, and what was repaired
+	@"$(PYTHON)" scripts/environment.py demo
+	$(VENV_PYTHON) asv_bench/round_once.py
+
+.PHONY: docs
+docs: venv ## write the generated parts of docs/ from the code and from what is recorded
+	$(VENV_PYTHON) scripts/normative_table.py
+	$(VENV_PYTHON) scripts/ambiguous_figure.py
+
+.PHONY: docs-figures
+docs-figures: python ## count what float64 cannot decide on a real model, and draw it
+	@"$(PYTHON)" scripts/environment.py demo
+	$(VENV_PYTHON) scripts/ambiguous_figure.py --measure
+
 .PHONY: figures
 figures: python ## measure how far we are from float64 on the real models, and write the README's table
 	@"$(PYTHON)" scripts/environment.py peers
