@@ -125,6 +125,19 @@ def test_all_is_the_sum_of_the_ops(ambiguous: ModuleType) -> None:
             assert value == sum(count[key] for op, count in counts.items() if op != "all")
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        target, _, heading = link.partition("#")
+        file = page if target == "" else page.parent / target
+        assert file.exists(), link
+        if heading != "":
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {each.lower().replace(" ", "-") for each in headings}, link
+
+
 def test_the_normative_page_is_what_the_code_gives(normative: ModuleType) -> None:
     assert normative.PAGE.read_text(encoding="utf-8") == normative.page(), "run `make docs`"
 
