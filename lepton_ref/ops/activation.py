@@ -151,7 +151,7 @@ def _round(
     xp = backend.xp
     bound: Array | float = 0.0
     if kind not in ("relu", "relu2") or up is not None:
-        if kind not in ("relu", "relu2"):
+        if kind not in ("relu", "relu2") and precision.proven:
             value, tiny = one_signed(value, sign, backend=backend)
             bound = xp.where(tiny, 0.0, xp.abs(value) * ((units + 3.0) * (UNIT * (1 + 2.0**-20))))
         else:

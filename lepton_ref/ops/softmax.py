@@ -48,7 +48,9 @@ def softmax(x: Array, *, backend: Backend, precision: Precision) -> Array:
     xp, n = backend.xp, x.shape[-1]
     exps, total, shifted = _exponentials(x, backend=backend)
     present = xp.where(shifted == -math.inf, 0.0, 1.0) + 0.0 * total  # NaN rows stay as they are
-    value, tiny = one_signed(exps / total, present, backend=backend)
+    value, tiny = exps / total, False
+    if precision.proven:
+        value, tiny = one_signed(value, present, backend=backend)
     units = n + math.log(max(n, 1)) + 4 * backend.ulps + 3
     bound = value * ((units - xp.where(shifted == -math.inf, 0.0, shifted)) * (UNIT * SLACK))
     bound = xp.where(tiny, 0.0, bound)
