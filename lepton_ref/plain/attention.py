@@ -146,8 +146,13 @@ def _log_share(score: Fraction, kept: list[Fraction]) -> Real:
     if len(kept) == 1:
         return Real.rational(0)
     top = max(kept)
+    others = [s - top for s in kept if s != score]
 
     def enclose(digits: int) -> Interval:
+        if score == top and len(others) == len(kept) - 1:
+            t = _total(others, digits)
+            if t.high.adjusted() < -digits:  # −t < −log(1 + t) < −t·(1 − t), where 1 + t would keep nothing of t
+                return Interval((-t).low, (-(t * (1 - t))).high, digits)
         return Interval.of(score - top, digits) - log(_total([s - top for s in kept], digits))
 
     def difference(m: Fraction, digits: int) -> Interval:
