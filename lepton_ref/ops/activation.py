@@ -38,6 +38,9 @@ TANH_GELU_SCALE = math.sqrt(2 / math.pi)
 TANH_GELU_CUBE = 0.044715
 QUICK_GELU_SCALE = 1.702
 
+SLACK = 1 + 2.0**-20
+"""Covers what is of second order, and the rounding of the bounds themselves."""
+
 
 def _relu(x: Array, backend: Backend) -> Array:
     return backend.xp.where(x <= 0, 0.0, x)  # NaN stays
@@ -94,10 +97,9 @@ def activate(x: Array, *, kind: str, backend: Backend, precision: Precision) -> 
     Raises:
         ValueError: an unknown activation; the message lists the known ones.
     """
-    x64 = lift(x, backend=backend)
-    value = _activation(kind)(x64, backend)
-    sign = backend.xp.abs(x64) if kind == "sigmoid" else x64
-    return _round(value, _units(x64, kind, backend), sign, x, None, kind, backend, precision)
+    value, bound = _bounded(lift(x, backend=backend), kind, 0, backend, precision)
+    repair = activation_repair(x, None, kind, backend)
+    return round_once(value, bound, op="activation", repair=repair, backend=backend, precision=precision)
 
 
 @op
@@ -109,10 +111,28 @@ def gated(gate: Array, up: Array, *, kind: str, backend: Backend, precision: Pre
     """
     if gate.shape != up.shape:
         raise ValueError(f"gate and up are of one shape, got {tuple(gate.shape)} and {tuple(up.shape)}")
-    gate64, up64 = lift(gate, backend=backend), lift(up, backend=backend)
-    value = _activation(kind)(gate64, backend) * up64
-    sign = (backend.xp.abs(gate64) if kind == "sigmoid" else gate64) * up64
-    return _round(value, _units(gate64, kind, backend) + 1.0, sign, gate, up, kind, backend, precision)
+    activation, bound = _bounded(lift(gate, backend=backend), kind, 1, backend, precision)
+    up64 = lift(up, backend=backend)
+    repair = activation_repair(gate, up, kind, backend)
+    bound = backend.xp.where(bound == 0.0, 0.0, bound * backend.xp.abs(up64))  # not 0·∞
+    return round_once(activation * up64, bound, op="gated", repair=repair, backend=backend, precision=precision)
+
+
+def _bounded(x: Array, kind: str, more: int, backend: Backend, precision: Precision) -> tuple[Array, Array]:
+    """activation(x), which keeps its sign where it underflows, and its bound with `more` roundings to come."""
+    xp = backend.xp
+    value = _activation(kind)(x, backend)
+    if not precision.proven:
+        return value, xp.abs(value) * 0.0
+    if kind == "relu":
+        return value, xp.abs(value) * (more * 4.0 * UNIT)
+    bound = xp.abs(value) * ((_units(x, kind, backend) + (more + 3.0)) * (UNIT * SLACK))
+    if kind == "relu2":
+        short = xp.astype(xp.astype(x, xp.float32, copy=False), xp.float64) == x  # of 24 bits, so its square is exact
+        return value, xp.where(short, xp.abs(value) * (more * 4.0 * UNIT), bound)
+    sign = xp.where(xp.isfinite(x), xp.abs(x) if kind == "sigmoid" else x, 0.0)
+    value, tiny = one_signed(value, sign, backend=backend)
+    return value, xp.where(tiny, 0.0, bound)
 
 
 def _activation(kind: str) -> Callable[[Array, Backend], Array]:
@@ -141,25 +161,3 @@ def _units(x: Array, kind: str, backend: Backend) -> Array | float:
             return exponential + 3.0 + 8.0 * xp.abs(z)
         case _:
             return exponential
-
-
-def _round(
-    value: Array, units: Array | float, sign: Array, x: Array, up: Array | None, kind: str,
-    backend: Backend, precision: Precision,
-) -> Array:  # fmt: skip
-    """Round once; relu of a float32 is exact, and so is its square."""
-    xp = backend.xp
-    bound: Array | float = 0.0
-    if kind not in ("relu", "relu2") or up is not None:
-        if kind not in ("relu", "relu2") and precision.proven:
-            value, tiny = one_signed(value, sign, backend=backend)
-            bound = xp.where(tiny, 0.0, xp.abs(value) * ((units + 3.0) * (UNIT * (1 + 2.0**-20))))
-        else:
-            bound = xp.abs(value) * ((units + 3.0) * UNIT)
-    elif kind == "relu2":
-        bound = xp.where(
-            xp.astype(xp.astype(x, xp.float32, copy=False), xp.float64) == x, 0.0, xp.abs(value) * (4.0 * UNIT)
-        )
-    op_name = "activation" if up is None else "gated"
-    repair = activation_repair(x, up, kind, backend)
-    return round_once(value, bound, op=op_name, repair=repair, backend=backend, precision=precision)

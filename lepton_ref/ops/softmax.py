@@ -156,7 +156,9 @@ class _Single:
             others = exact_sums(np.concatenate([np.where(first, 0.0, half) for half in halves], axis=1)).pair()
             log_total = _log_of_1_plus(others)[where]
             size = np.abs(distance.high[at]) + np.abs(log_total.high)
-            return distance[at] - log_total, np.where(size > 2.0**-600, size * DOUBLE_ERROR, np.inf)
+            value, error = distance[at] - log_total, size * DOUBLE_ERROR
+            nothing = size < 2.0**-300  # negative, and nearer to 0 than any format's least number
+            return where_pair(nothing, Pair.of(np.full(size.shape, -(2.0**-300))), value), np.where(nothing, 0.0, error)
         total = exact_sums(np.concatenate(halves, axis=1)).pair()[where]
         value = weights[at] / total
         return value, np.where(value.high > 2.0**-600, value.high * DOUBLE_ERROR, np.inf)
