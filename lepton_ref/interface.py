@@ -24,7 +24,11 @@ HostArray: TypeAlias = NDArray[Any]
 """An array in the host's memory: always NumPy's."""
 
 Kernel: TypeAlias = Callable[..., Any]
-"""A fast path for one (op, storage class): same arguments as the op; may return NotImplemented to decline."""
+"""A fast path for one (op, storage class): same arguments as the op; may return NotImplemented to decline.
+
+The storage class is that of a linear layer's weight; other ops' kernels stand under NoneType: ("attention", NoneType).
+A linear layer's is called when the op has checked its arguments, the others before that.
+"""
 
 XP_NAMES: tuple[str, ...] = (
     # dtypes
