@@ -1,5 +1,32 @@
-"""The suite that a backend's author runs against the reference.
+"""The suite that a backend's author runs: equal bits where an op is rounded once, a proven bound where it is not.
 
-Nothing is here yet. It will hold the checks of each op: equal bits where the precision is defined by one rounding, a
-proven bound where it is the backend's own.
+`run(backend)` tries everything and reports; the `check_*` functions of `checks`, listed in `CHECKS`, are for tests of
+one's own. What fails is kept in a capsule, which `replay` runs again.
 """
+
+from lepton_ref.conformance.capsule import Capsule, load_capsule
+from lepton_ref.conformance.case import Case
+from lepton_ref.conformance.checks import CHECKS
+from lepton_ref.conformance.claims import CLAIMS
+from lepton_ref.conformance.outcome import ConformanceError, Failure, Outcome
+from lepton_ref.conformance.report import Report
+from lepton_ref.conformance.suite import run
+from lepton_ref.conformance.trying import EXAMPLES, attempt, replay
+from lepton_ref.conformance.verdict import Verdict
+
+__all__ = [
+    "CHECKS",
+    "CLAIMS",
+    "EXAMPLES",
+    "Capsule",
+    "Case",
+    "ConformanceError",
+    "Failure",
+    "Outcome",
+    "Report",
+    "Verdict",
+    "attempt",
+    "load_capsule",
+    "replay",
+    "run",
+]

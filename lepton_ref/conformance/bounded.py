@@ -74,7 +74,7 @@ def _rope(case: Case, ulps: float, how: dict[str, Any]) -> Bound:
 
 
 def _attention(case: Case, ulps: float, how: dict[str, Any]) -> Bound:
-    arrays = [case.inputs.get(name) for name in ("q", "k", "v", "mask", "sinks")]
+    arrays: list[Any] = [case.inputs.get(name) for name in ("q", "k", "v", "mask", "sinks")]
     o = case.options
     return bounds.attention_bound(*arrays, scale=o["scale"], cap=o["cap"], ulps=ulps, **how)
 
@@ -99,6 +99,11 @@ def _log_softmax(case: Case, ulps: float, how: dict[str, Any]) -> Bound:
     return bounds.log_softmax_bound(case.inputs["x"], ulps=ulps, **how)
 
 
+def _log_softmax_at(case: Case, ulps: float, how: dict[str, Any]) -> Bound:
+    index = case.inputs["index"][..., None]
+    return np.take_along_axis(_log_softmax(case, ulps, how), index, axis=-1)[..., 0]
+
+
 def _add(case: Case, ulps: float, how: dict[str, Any]) -> Bound:
     return bounds.add_bound(case.inputs["x"], case.inputs["f"], **how)
 
@@ -121,6 +126,7 @@ BOUNDS: Mapping[str, Callable[[Case, float, dict[str, Any]], Bound]] = MappingPr
         "softcap": _softcap,
         "softmax": _softmax,
         "log_softmax": _log_softmax,
+        "log_softmax_at": _log_softmax_at,
         "add": _add,
         "pool": _pool,
     }

@@ -19,9 +19,13 @@ from lepton_ref.conformance.case import Case, Draw, Given
 from lepton_ref.conformance.subjects import SUBJECTS
 from lepton_ref.conformance.verdict import Verdict, equal_bits, within_bound
 from lepton_ref.interface import Backend, HostArray
+from lepton_ref.numerics import Precision
 from lepton_ref.plain.real import rounded
 
 Judge = Callable[[Case, Backend], Verdict]
+
+
+KINDS = ("contract", "op", "law")
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,27 @@ class Claim:
 
     Attributes:
         name: as reports and capsules have it.
-        about: one sentence.
         draw: makes the example of a number.
-        judge: tries it on a backend.
-        by_precision: whether it is tried under each precision; the contract knows none.
-        bits: whether it is about equal bits, so that a precision that promises none is not held to it.
+        judge: tries it on a backend; the first line of its docstring is the claim.
+        kind: one of `KINDS`. The contract knows no precision; a law is not for precisions that promise no bits.
+        most: examples beyond this number find nothing new, or take long.
     """
 
     name: str
-    about: str
     draw: Draw
     judge: Judge
-    by_precision: bool = True
-    bits: bool = True
+    kind: str = "law"
+    most: int = 10**6
+
+    def applies(self, precision: Precision) -> str | None:
+        """Why the claim is not tried under a precision; None where it is."""
+        if self.kind == "law" and not precision.proven:
+            return "this precision promises no bits"
+        if precision.machine is not None and self.name != "linear":
+            return "of a machine model, linear layers alone are checked"
+        if precision.machine is not None and precision.operands == "fp8":
+            return "there is no plain form of a machine's scaled products"
+        return None
 
 
 def example(claim: Claim, *, precision: str, seed: int, number: int) -> Case:

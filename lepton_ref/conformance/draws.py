@@ -118,7 +118,10 @@ def _draw_softmax(op: str) -> Draw:
         x = drawer.activations(*sizes(rng, 3, largest=8))
         if number % 4 == 1:  # what a mask of a vocabulary leaves
             x = np.where(rng.random(x.shape) < 0.3, -np.inf, x).astype(x.dtype)
-        return drawer.case(op, {"x": x})
+        inputs = {"x": x}
+        if op == "log_softmax_at":
+            inputs["index"] = rng.integers(0, x.shape[-1], x.shape[:-1])
+        return drawer.case(op, inputs)
 
     return draw
 
@@ -166,6 +169,7 @@ DRAWS: Mapping[str, Draw] = MappingProxyType(
         "softcap": draw_softcap,
         "softmax": _draw_softmax("softmax"),
         "log_softmax": _draw_softmax("log_softmax"),
+        "log_softmax_at": _draw_softmax("log_softmax_at"),
         "add": draw_add,
         "pool": draw_pool,
     }

@@ -137,7 +137,7 @@ PERMUTED: Mapping[str, Sequence[tuple[Mapping[str, int], int | None]]] = Mapping
 
 def permutable(case: Case, rng: np.random.Generator) -> Case:
     """A dense matrix where there is one, no pooling of the first position, and an order for every size up to 512."""
-    options = {"orders": {str(n): rng.permutation(n).tolist() for n in {*range(1, 70), 256, 512}}}
+    options: dict[str, Any] = {"orders": {str(n): rng.permutation(n).tolist() for n in {*range(1, 70), 256, 512}}}
     if case.options.get("kind") == "cls":
         options["kind"] = "mean"
     if case.op == "linear" and case.options["storage"] not in ("F32", "BF16", "F16"):

@@ -34,12 +34,13 @@ def wild(rng: Generator, shape: tuple[int, ...]) -> Floats:
 
 def few_bits(rng: Generator, shape: tuple[int, ...]) -> Floats:
     """Small integers times a power of two: sums that tie, cancel and vanish."""
-    return rng.integers(-4, 5, shape) * 2.0 ** int(rng.integers(-4, 3))
+    return rng.integers(-4, 5, shape).astype(np.float64) * 2.0 ** int(rng.integers(-4, 3))
 
 
 def scattered(rng: Generator, shape: tuple[int, ...]) -> Floats:
     """Numbers from all binades between 2⁻¹⁴⁹ and 2¹²⁷, each as likely: subnormal results, and overflow."""
-    return np.ldexp(rng.uniform(1, 2, shape) * rng.choice([-1.0, 1.0], shape), rng.integers(-149, 127, shape))
+    size: Floats = np.ldexp(rng.uniform(1, 2, shape), rng.integers(-149, 127, shape))
+    return np.asarray(size * rng.choice([-1.0, 1.0], shape))
 
 
 def huge(rng: Generator, shape: tuple[int, ...]) -> Floats:

@@ -90,7 +90,9 @@ def _linear_values(case: Case) -> Any:
         return _shaped(case, [plain.linear(row, matrix, bias) for row in rows])
     biases = [None] * len(matrix) if bias is None else bias
     numbers = list(enumerate(zip(matrix, biases, strict=True)))
-    return _shaped(case, [[machine_dot.dot(row, w, b, how.machine, o) for o, (w, b) in numbers] for row in rows])
+    return _shaped(
+        case, [[machine_dot.dot(row, w, b, how.machine, feature=o) for o, (w, b) in numbers] for row in rows]
+    )
 
 
 def _matrix(weight: Weight, operands: str) -> list[list[float]]:
@@ -123,8 +125,16 @@ def _layer_norm_values(case: Case) -> Any:
 
 
 def rope_record(case: Case) -> ops.Rope:
-    """How a case rotates: its option "rope", the fields of the record."""
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in case.options["rope"].items()}
+    """How a case rotates: its option "rope", the fields of the record.
+
+    Raises:
+        ValueError: a rotary width beyond the head's: a damaged capsule, since none is drawn.
+    """
+    if case.options["rope"]["width"] > case.inputs["x"].shape[-1]:
+        raise ValueError(f"the rotary width {case.options['rope']['width']} exceeds the head width")
+    fields: dict[str, Any] = {}
+    for name, value in case.options["rope"].items():
+        fields[name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
     return ops.Rope(**fields)
 
 
@@ -174,6 +184,18 @@ def _pool_values(case: Case) -> Any:
     return [plain.pool(rows.tolist(), kind=o["kind"], normalise=o["normalise"]) for rows in seen]
 
 
+def _log_softmax_at(given: Given) -> Array:
+    return ops.log_softmax_at(given("x"), given.host("index"), **_how(given))
+
+
+def _log_softmax_at_values(case: Case) -> Any:
+    index = case.inputs["index"]
+    rows = zip(_rows(case), index.ravel().tolist(), strict=True)
+    values = np.empty(index.size, dtype=object)
+    values[:] = [plain.log_softmax(row)[at] for row, at in rows]
+    return values.reshape(index.shape)
+
+
 def _by_row(run: Callable[..., Array], value: Callable[..., Any], *names: str, **renamed: str) -> Subject:
     """An op that takes the arrays of these names and computes each row by itself; its options by their other names."""
 
@@ -202,6 +224,7 @@ SUBJECTS: Mapping[str, Subject] = MappingProxyType(
         "softcap": _by_row(ops.softcap, plain.softcap, "x", cap="cap"),
         "softmax": _by_row(ops.softmax, plain.softmax, "x"),
         "log_softmax": _by_row(ops.log_softmax, plain.log_softmax, "x"),
+        "log_softmax_at": Subject(_log_softmax_at, _log_softmax_at_values, ("x", "index"), ("x", "index")),
         "add": _by_row(ops.add, plain.add, "x", "f"),
         "pool": Subject(_pool, _pool_values, ("x", "mask")),
     }

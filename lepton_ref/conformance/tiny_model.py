@@ -95,7 +95,8 @@ class AppendedKeys:
         self, layer: int, k_btgk: Array, v_btgk: Array, /
     ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
         """New keys and values → all of the layer's, with their numbers and validity."""
-        assert self.order is not None and self.valid is not None, "begin comes first"
+        assert self.order is not None, "begin comes first"
+        assert self.valid is not None, "begin comes first"
         k, v = k_btgk, v_btgk
         if layer in self.layers:
             earlier = self.layers[layer]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def equal_bits(got: HostArray, want: HostArray, *, what: str = "", any_nan: bool
     return Verdict(want.size, f"{text}; {int(unequal.sum())} of {want.size} differ", got, want)
 
 
-def within_bound(got: HostArray, values: NDArray[np.object_], bound: NDArray[np.float64]) -> Verdict:
+def within_bound(got: HostArray, values: NDArray[Any], bound: NDArray[np.float64]) -> Verdict:
     """Every element no further from the exact value than its bound, compared as rational numbers.
 
     Where the exact value is NaN or an infinity, so must the element be. Where the bound is no finite number, it says
@@ -66,11 +67,14 @@ def within_bound(got: HostArray, values: NDArray[np.object_], bound: NDArray[np.
     want = np.array([_float64(value) for value in values.ravel()]).reshape(values.shape)
     if got.shape != values.shape:
         return Verdict(values.size, f"{got.shape} where {values.shape} must be", got, want)
+    said = 0
     for place in np.ndindex(*values.shape):
-        if not _within(float(got[place]), values[place], float(bound[place])):
+        value: Any = values[place]
+        if not _within(float(got[place]), value, float(bound[place])):
             text = f"{_place(place)} is {_shown(got[place])}, more than {bound[place]:.3g} from {want[place]}"
             return Verdict(values.size, text, got, want)
-    return Verdict(values.size)
+        said += not isinstance(value, Real) or bool(np.isfinite(bound[place]))
+    return Verdict(said)
 
 
 def first_wrong(verdicts: list[Verdict]) -> Verdict:
@@ -105,7 +109,7 @@ def _place(place: tuple[int, ...]) -> str:
     return f"element {list(place)}" if place else "the result"
 
 
-def _shown(value: np.generic) -> str:
+def _shown(value: Any) -> str:
     """A number, and its bits where that says more."""
     if value.dtype.kind != "f":
         return str(value)

@@ -1,0 +1,108 @@
+"""Running the whole suite, or a part of it, on one backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+
+from lepton_ref import __version__, registry
+from lepton_ref.conformance.claims import CLAIMS
+from lepton_ref.conformance.observed import kernel_name
+from lepton_ref.conformance.outcome import Outcome
+from lepton_ref.conformance.report import Report
+from lepton_ref.conformance.trying import EXAMPLES, attempt
+from lepton_ref.interface import Backend
+from lepton_ref.numerics import get_precision
+
+Work = tuple[str, str]
+"""A claim's name and a precision's."""
+
+Progress = Callable[[Sequence[Work]], Iterable[Work]]
+"""Wraps the work to be done, and shows how far it is: `tqdm.tqdm`, for one."""
+
+
+def run(
+    backend: str | Backend,
+    *,
+    ops: Iterable[str] | None = None,
+    precisions: Sequence[str] = ("reference",),
+    seed: int = 0,
+    examples: int = EXAMPLES,
+    declared: Mapping[str, str] = MappingProxyType({}),
+    progress: Progress | None = None,
+) -> Report:
+    """Try every claim on a backend, under each precision.
+
+    Args:
+        backend: a backend or its name.
+        ops: names of checks, ops and laws and members of the contract; None for all. Kernels of ops that are not
+            checked need not be exercised.
+        precisions: names of precisions. Those rounded once and the machine models are held to equal bits, `fast` and
+            `float64` to their proven bounds.
+        seed: of the examples: the same seed, the same examples.
+        examples: of each check; a few checks need fewer.
+        declared: what is known to fail and why: the name of a check, or "kernel linear/Dense" for one that is never
+            exercised. A failure that is declared is reported, and fails nothing.
+        progress: shows how far the run is.
+
+    Raises:
+        ValueError: a name that there is not, a negative seed, or no examples.
+        TypeError: an object that is no backend.
+    """
+    tested = registry.get(backend)
+    chosen = _chosen(ops)
+    _require_known(declared, tested)
+    if isinstance(precisions, str) or not precisions:
+        raise ValueError(f"precisions must be a list of names, got {precisions!r}")
+    for precision in precisions:
+        get_precision(precision)
+    first = precisions[0]
+    work = [(name, p) for p in precisions for name in chosen if CLAIMS[name].kind != "contract" or p == first]
+    outcomes = []
+    for name, precision in work if progress is None else progress(work):
+        found = attempt(CLAIMS[name], tested, precision=precision, seed=seed, examples=examples)
+        outcomes.append(dataclasses.replace(found, declared=declared.get(name)))
+    kernels, idle = _kernels(tested, chosen, outcomes, declared)
+    versions = {"lepton_ref": __version__, "numpy": np.__version__, "python": platform.python_version()}
+    return Report(repr(tested), seed, tuple(outcomes), kernels, idle, versions)
+
+
+def _chosen(ops: Iterable[str] | None) -> list[str]:
+    if ops is None:
+        return list(CLAIMS)
+    wanted = [ops] if isinstance(ops, str) else list(ops)
+    unknown = [name for name in wanted if name not in CLAIMS]
+    if unknown or not wanted:
+        raise ValueError(f"no check named {', '.join(unknown) or '(none given)'}; known: {', '.join(CLAIMS)}")
+    return [name for name in CLAIMS if name in wanted]
+
+
+def _require_known(declared: Mapping[str, str], backend: Backend) -> None:
+    known = {*CLAIMS, *(f"kernel {kernel_name(key)}" for key in backend.kernels)}
+    for name, reason in declared.items():
+        if name not in known:
+            raise ValueError(f"{name!r} is declared, but there is no such check or kernel; known: {', '.join(known)}")
+        if not reason:
+            raise ValueError(f"{name!r} is declared without a reason; say why it cannot hold")
+
+
+def _kernels(
+    backend: Backend, chosen: Sequence[str], outcomes: Sequence[Outcome], declared: Mapping[str, str]
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Every kernel's uses, and those that never gave a result though their op was checked."""
+    uses, idle = {}, {}
+    for key in backend.kernels:
+        name = kernel_name(key)
+        counts = [outcome.kernels[name] for outcome in outcomes if name in outcome.kernels]
+        ran, declined = sum(ran for ran, _ in counts), sum(declined for _, declined in counts)
+        uses[name] = ran, declined
+        if ran == 0 and key[0] in chosen and f"kernel {name}" not in declared:
+            often = f"declined all {declined} times" if declined else "was never asked: no example is of its class"
+            idle[name] = f"not exercised, it {often}; nothing is known of it"
+        elif key[0] not in CLAIMS:
+            idle[name] = f"there is no op {key[0]!r}, so nothing will ever ask it"
+    return uses, idle
