@@ -27,10 +27,11 @@ from lepton_ref.numerics.bounds import (
     softcap_bound,
 )
 from lepton_ref.numerics.bounds_softmax import attention_bound, log_softmax_bound, softmax_bound
-from lepton_ref.ops.attention import attention_scalar
-from lepton_ref.ops.pool import pool_scalar
-from lepton_ref.ops.rope import rope_tables
+from lepton_ref.ops.rope_frequencies import Rope
+from lepton_ref.ops.rope_tables import rope_tables
+from lepton_ref.plain import ops as plain
 from lepton_ref.storage import Dense
+from lepton_ref.storage.base import Panel
 
 Host = NDArray[Any]
 TO_FLOAT64: dict[str, Any] = {"backend": NumpyBackend(), "precision": PRECISIONS["float64"]}
@@ -46,13 +47,23 @@ def assert_exact(got: Host, want: exact.Exact, bound: Host) -> None:
     assert exact.worst_ratio(got, want, bound) <= 1
 
 
+def float64(values: list[plain.Value]) -> Host:
+    """The specification's values, each rounded once to float64."""
+    return np.array([plain.rounded(value, "fp64") for value in values])
+
+
+def half_ulp(values: list[plain.Value]) -> Host:
+    """How far these floats may lie from the values that they were rounded from."""
+    return np.spacing(np.abs(float64(values))) / 2
+
+
 class InPanels(Dense):
     """A dense weight that is decoded two rows at a time."""
 
     def panels(self, *, backend: Backend) -> Any:
         for start in range(0, self.shape[0], 2):
             stop = min(start + 2, self.shape[0])
-            yield start, stop, backend.from_numpy(self.rows(start, stop).astype(np.float64))
+            yield Panel(start, stop, backend.from_numpy(self.operand(np.arange(start, stop))), backend)
 
 
 def linear(module: ModuleType) -> None:
@@ -177,10 +188,14 @@ def rope_partial(module: ModuleType) -> None:
 
 def _rope(module: ModuleType, *, interleaved: bool, rest: int) -> None:
     """Against complex numbers in decimals; interleaved pairs are gathered first, the oracle knows halves alone."""
+    record = Rope(
+        theta=16.0, width=4, kind="longrope", factor=4.0, original_length=16, attention_factor=1.5,
+        short_factors=(1.0, 1.0), long_factors=(1.0, 1.0), interleaved=interleaved,
+    )  # fmt: skip
     frequencies, positions = np.array([1.0, 0.25]), np.array([3, 0, 17])
     x = numbers(1, 3, 1, 4 + rest)
-    cos, sin = module.rope_tables(positions[None], frequencies, factor=1.5, backend=NumpyBackend())
-    got = module.rope(x, cos, sin, interleaved=interleaved, **TO_FLOAT64)
+    tables = rope_tables(positions[None], record, lengths=np.array([4]), backend=NumpyBackend())
+    got = module.rope(x, tables, **TO_FLOAT64)
     order = [0, 2, 1, 3] if interleaved else [0, 1, 2, 3]
     want = exact.rope_of_halves(x[0, :, 0, order].T, positions, frequencies, factor=1.5)
     bound = rope_bound(x, positions[None], frequencies, factor=1.5, interleaved=interleaved)
@@ -189,51 +204,30 @@ def _rope(module: ModuleType, *, interleaved: bool, rest: int) -> None:
 
 
 def rope_turns_by_the_angle(module: ModuleType) -> None:
-    """A quarter turn of (1, 0) is (0, 1), not (0, −1)."""
-    cos, sin = rope_tables(np.array([[1]]), np.array([math.pi / 2]), backend=NumpyBackend())
-    got = module.rope(np.array([[[[1.0, 0.0]]]]), cos, sin, **TO_FLOAT64)[0, 0, 0]
-    assert abs(got[0]) <= 2.0**-52
-    assert got[1] == 1.0
+    """A turn by one radian takes (1, 0) to (cos 1, sin 1), not to (cos 1, −sin 1)."""
+    tables = rope_tables(np.array([[1]]), Rope(theta=10000.0, width=2), backend=NumpyBackend())
+    got = module.rope(np.array([[[[1.0, 0.0]]]]), tables, **TO_FLOAT64)[0, 0, 0]
+    assert got.tolist() == [0.5403023058681398, 0.8414709848078965]
 
 
-def llama3(module: ModuleType) -> None:
-    """Pairs turn 16, 4 and 1 times and a quarter of a turn over M: kept, kept, stretched, stretched."""
-    m = 64
-    rope = module.Rope(theta=4.0**4, width=8, kind="llama3", factor=8.0, original_length=m)
-    plain = module.frequencies(module.Rope(theta=4.0**4, width=8), length=1)
-    got = module.frequencies(rope, length=1) / plain
-    assert plain.tolist() == [1.0, 0.25, 0.0625, 0.015625]
-    turns = m / (2 * math.pi)  # of the first pair: 10.2, then 2.5, 0.6, 0.2
-    blend = (turns / 4 - 1) / 3
-    want = np.array([1.0, (1 - blend) / 8 + blend, 0.125, 0.125])
-    assert np.abs(got - want).max() <= 16 * UNIT
+def tables_are_of_the_angles(module: ModuleType) -> None:
+    """Positions 3, 0 and 10⁶ by frequencies 1 and ¼: cosines and sines from decimals, to the last bit."""
+    positions = np.array([3, 0, 10**6])
+    record = Rope(theta=16.0, width=4, kind="linear", factor=1.0)
+    tables = module.rope_tables(positions[None], record, backend=NumpyBackend())
+    angles = positions[:, None] * np.array([1.0, 0.25])
+    want = exact.each(exact.cos_and_sin_of)(exact.decimals(angles))
+    assert tables.cos[0].tolist() == [[float(pair[0]) for pair in row] for row in want]
+    assert tables.sin[0].tolist() == [[float(pair[1]) for pair in row] for row in want]
 
 
-def yarn(module: ModuleType) -> None:
-    """The fastest pairs stay, the slowest are stretched by the factor, and the result is scaled."""
-    rope = module.Rope(theta=10000.0, width=128, kind="yarn", factor=16.0, original_length=4096)
-    plain = module.frequencies(module.Rope(theta=10000.0, width=128), length=1)
-    ratio = module.frequencies(rope, length=1) / plain
-    assert ratio[0] == 1.0
-    assert ratio[-1] == 1 / 16
-    assert (np.diff(ratio) <= 2 * UNIT).all()
-    assert abs(module.attention_factor(rope) - (0.1 * math.log(16) + 1)) <= 4 * UNIT
-
-
-def dynamic(module: ModuleType) -> None:
-    rope = module.Rope(theta=10000.0, width=8, kind="dynamic", factor=2.0, original_length=100)
-    plain = module.frequencies(module.Rope(theta=10000.0, width=8), length=1)
-    assert np.array_equal(module.frequencies(rope, length=80), plain)
-    slowest = module.frequencies(rope, length=200)[-1]  # θ' = θ·3^(4/3), to the power −3/4: by 3
-    assert abs(slowest - plain[-1] / 3) <= 64 * UNIT * slowest
-
-
-def longrope(module: ModuleType) -> None:
-    lists = {"short_factors": (1.0, 2.0), "long_factors": (4.0, 8.0)}
-    rope = module.Rope(theta=10000.0, width=4, kind="longrope", factor=4.0, original_length=16, **lists)
-    for length, want in ((16, [1.0, 0.005]), (17, [0.25, 0.00125])):
-        assert np.abs(module.frequencies(rope, length=length) / want - 1).max() <= (2 * ULPS + 12) * UNIT
-    assert abs(module.attention_factor(rope) - math.sqrt(1.5)) <= 4 * UNIT
+def tables_take_the_attention_factor(module: ModuleType) -> None:
+    record = Rope(theta=16.0, width=4, kind="yarn", factor=4.0, original_length=16, attention_factor=1.5)
+    tables = module.rope_tables(np.array([[0, 5]]), record, backend=NumpyBackend())
+    assert tables.factor == 1.5
+    assert tables.cos[0, 0].tolist() == [1.5, 1.5]
+    lengths = np.hypot(tables.cos[0, 1], tables.sin[0, 1])
+    assert (np.abs(lengths - 1.5) <= 4 * UNIT * 1.5).all()
 
 
 def masks(module: ModuleType) -> None:
@@ -264,11 +258,11 @@ def attention(module: ModuleType) -> None:
         got = module.attention(q, k, v, mask, given, scale=0.7, cap=cap, **TO_FLOAT64)
         bound = attention_bound(q, k, v, mask, given, scale=0.7, cap=cap)
         for b, t, h in np.ndindex(2, 3, 4):
-            want = attention_scalar(
+            want = plain.attention(
                 q[b, t, h].tolist(), k[b, :, h // 2].tolist(), v[b, :, h // 2].tolist(), mask[b, t].tolist(),
                 scale=0.7, cap=cap, sink=None if given is None else float(given[h]),
             )  # fmt: skip
-            assert (np.abs(got[b, t, h] - want) <= 2 * bound[b, t, h]).all()
+            assert (np.abs(got[b, t, h] - float64(want)) <= bound[b, t, h] + half_ulp(want)).all()
 
 
 def attention_without_a_key_gives_zero(module: ModuleType) -> None:
@@ -354,11 +348,10 @@ def pool(module: ModuleType) -> None:
     for kind in ("mean", "cls", "max"):
         for normalise in (False, True):
             got = module.pool(x, mask, kind=kind, normalise=normalise, **TO_FLOAT64)
-            want = [
-                pool_scalar(rows.tolist(), seen.tolist(), kind=kind, normalise=normalise)
-                for rows, seen in zip(x, mask, strict=True)
-            ]
-            assert (np.abs(got - want) <= 2 * pool_bound(x, mask, kind=kind, normalise=normalise)).all()
+            bound = pool_bound(x, mask, kind=kind, normalise=normalise)
+            for row, seen, found, most in zip(x, mask, got, bound, strict=True):
+                want = plain.pool(row[seen].tolist(), kind=kind, normalise=normalise)
+                assert (np.abs(found - float64(want)) <= most + half_ulp(want)).all()
 
 
 def pool_of_special_values(module: ModuleType) -> None:
@@ -370,13 +363,6 @@ def pool_of_special_values(module: ModuleType) -> None:
         assert zero.tolist() == [[0.0, 0.0]]
     assert np.signbit(module.pool(np.array([[[1.0], [-0.0], [1.0]]]), mask, kind="cls", normalise=False, **TO_FLOAT64))
     assert np.isnan(module.pool(np.array([[[1.0], [np.nan], [1.0]]]), mask, kind="max", normalise=False, **TO_FLOAT64))
-
-
-def round_once(module: ModuleType) -> None:
-    value = np.array([1 + 2.0**-24, 1 + 3 * 2.0**-24, 1 + 2.0**-24 + 2.0**-50, 1e39, 2.0**-149, -np.nan])
-    with np.errstate(over="ignore"):
-        got = module.round_once(value, **TO_FLOAT32)
-    assert got.view(np.uint32).tolist() == [0x3F800000, 0x3F800002, 0x3F800001, 0x7F800000, 1, 0x7FC00000]
 
 
 def sums(module: ModuleType) -> None:
