@@ -79,7 +79,8 @@ def table(record: dict[str, Any]) -> str:
         cells = [cell(counts[name][op]) for name in counts]
         lines.append(f"| {op} | {first[op]['elements']:,} | {' | '.join(cells)} |")
     exact = ", ".join(f"{counts[name]['all']['exact']} under `{name}`" for name in counts)
-    return "\n".join([*lines, "", f"Of these, double-double left to exact arithmetic: {exact}."])
+    what = f"{record['model']}, {record['tokens']} tokens."
+    return "\n".join([*lines, "", f"{what} Of these, double-double left to exact arithmetic:", f"{exact}."])
 
 
 def cell(count: dict[str, int]) -> str:
