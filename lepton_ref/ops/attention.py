@@ -146,7 +146,7 @@ def _bounded(
     xp = backend.xp
     s = mask.shape[-1]
     relative = (2.0 * error + (2 * float(gamma(s + 3)) + 6 * UNIT)) * (1 + 2.0**-7)
-    lost = xp.max(sizes, axis=3, keepdims=True) * (s * 2.0**-1070)
+    lost = xp.max(sizes, axis=3, keepdims=True) * (s * 2.0**-1070) + 2.0**-1070  # the product may underflow
     bound = xp.where(seen, size * relative + lost, 0.0)
     if not backend.to_numpy(xp.any((size == 0.0) & seen)):
         return value, bound
