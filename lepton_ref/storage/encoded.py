@@ -101,8 +101,9 @@ def _by_blocks(x: Floats, encode: Callable[[Floats], Scaled]) -> Scaled:
 def _stored(d: Floats, q: Floats) -> Scaled:
     """The codes, and the scale as fp16 holds it; NaN for a block that has no codes."""
     healthy = np.isfinite(d)
-    scale = np.where(healthy, d.astype(np.float16).astype(np.float64), np.nan)
-    return np.where(healthy, q, np.float32(0)).astype(np.float64), scale
+    scale = np.where(healthy, d.astype(np.float16).astype(np.float64) + 0.0, np.nan)  # a scale of −0 makes +0 too
+    coded = healthy & (scale != 0.0)  # 1/d of a scale that fp16 has not may be infinite: its codes are no numbers
+    return np.where(coded, q, np.float32(0)).astype(np.float64), scale
 
 
 def _q8_0(x: Floats) -> Scaled:
