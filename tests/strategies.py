@@ -19,6 +19,13 @@ SPECIAL = np.array(
 
 FINITE_SPECIAL = SPECIAL[np.isfinite(SPECIAL)]
 
+FEW_BITS = np.array([-3.0, -2.0, -1.5, -1.0, -0.5, -0.0, 0.0, 0.5, 1.0, 1.5, 2.0, 3.0], dtype=np.float32)
+"""Sums and products of these are often exactly zero, or equal to one another."""
+
+TIES = np.array([0.5, 1.0, 1.5, 2.0**7, 2.0**8, 2.0**10, 2.0**11, 2.0**12, 2.0**23, 2.0**24, 2.0**25], dtype=np.float32)
+TIES = np.concatenate([TIES, -TIES])
+"""Sums of these often lie on a midpoint of bf16, fp16 or fp32, 8, 11 or 24 bits apart, or next to one."""
+
 
 def sizes(letters: str, *, largest: int = 7) -> st.SearchStrategy[dict[str, int]]:
     """One size for each letter, all different, 1 among what may be drawn: a swap of two axes cannot hide."""
@@ -46,3 +53,20 @@ def moderate() -> st.SearchStrategy[Fill]:
 def wild() -> st.SearchStrategy[Fill]:
     """As `moderate`, with every special value in between."""
     return st.builds(filled, st.integers(0, 2**32 - 1), st.just(3.0), st.just(SPECIAL), st.sampled_from([0.05, 0.3]))
+
+
+def extreme() -> st.SearchStrategy[Fill]:
+    """Numbers from all of float32's exponents, every special finite value in between."""
+    share = st.sampled_from([0.05, 0.3])
+    return st.builds(filled, st.integers(0, 2**32 - 1), st.just(120.0), st.just(FINITE_SPECIAL), share)
+
+
+def few_bits() -> st.SearchStrategy[Fill]:
+    """Small numbers of two significant bits, or powers of two far apart: exact ties and exact zeros abound."""
+    seeds, lists = st.integers(0, 2**32 - 1), st.sampled_from([FEW_BITS, TIES])
+    return st.builds(filled, seeds, st.just(0.0), lists, st.just(1.0))
+
+
+def any_numbers() -> st.SearchStrategy[Fill]:
+    """All of these."""
+    return st.one_of(moderate(), wild(), extreme(), few_bits())
