@@ -18,12 +18,12 @@ from lepton_ref.conformance.tiny_model import draw_model
 _TIMED = [name for name, subject in SUBJECTS.items() if subject.timed]
 
 _LAWS = (
-    Claim("batch_position", drawn_from(*SUBJECTS), laws.batch_position),
+    Claim("batch_position", drawn_from("linear", "attention", *SUBJECTS), laws.batch_position),
     Claim("padding_side", drawn_from("attention", "pool"), laws.padding_side),
     Claim("chunked_is_whole", drawn_from(*_TIMED), laws.chunks),
     Claim("gqa_is_repeated_mha", drawn_from("attention"), laws.gqa_is_repeated),
     Claim("rope_shift", drawn_from("rope", then=rope_example), laws.rope_laws),
-    Claim("permutations", drawn_from(*PERMUTED, then=permutable), laws.permutations),
+    Claim("permutations", drawn_from("linear", "attention", *PERMUTED, then=permutable), laws.permutations),
     Claim("powers_of_two", drawn_from(*CHANGES, then=scalable), powers_of_two),
     Claim("model", draw_model, laws_model.model, most=3),
     Claim("model_batch_position", draw_model, laws_model.model_batch_position, most=6),

@@ -27,7 +27,7 @@ def draw_embed(rng: Generator, number: int, precision: str) -> Case:
     b, t, v, d = sizes(rng, 4)
     ids = rng.integers(0, v, (b, t))
     scale = (1.0, float(np.float32(np.sqrt(d + 7.0))), 24.0)[number // 2 % 3]
-    storage = ("F32", "BF16", "F16", "Q8_0")[number % 4]
+    storage = ("F32", "BF16", "F16", "Q8_0")[number // 4 % 4]
     d = 32 if storage == "Q8_0" else d
     return drawer.case(
         "embed", {"ids": ids, "w": matrix(rng, storage, v, d, drawer.kind)}, scale=scale, storage=storage
@@ -53,7 +53,7 @@ def draw_rms_norm(rng: Generator, number: int, precision: str) -> Case:
     shape = tuple(sizes(rng, 4 if number % 3 == 2 else 3, largest=9))
     inputs = {"x": _norm_input(drawer, shape), "w": drawer.vector(shape[-1])}
     eps = (1e-5, 1e-6, 1e-12)[number % 3]
-    return drawer.case("rms_norm", inputs, eps=eps, offset=float(number // 2 % 2))
+    return drawer.case("rms_norm", inputs, eps=eps, offset=float(number // 4 % 2))
 
 
 def draw_layer_norm(rng: Generator, number: int, precision: str) -> Case:
@@ -63,7 +63,7 @@ def draw_layer_norm(rng: Generator, number: int, precision: str) -> Case:
     inputs = {"x": _norm_input(drawer, shape), "w": drawer.vector(shape[-1])}
     if number % 3:
         inputs["b"] = drawer.vector(shape[-1])
-    return drawer.case("layer_norm", inputs, eps=(1e-5, 1e-12)[number % 2])
+    return drawer.case("layer_norm", inputs, eps=(1e-5, 1e-12)[number // 4 % 2])
 
 
 ROPES: tuple[Mapping[str, Any], ...] = (
@@ -81,7 +81,7 @@ def draw_rope(rng: Generator, number: int, precision: str) -> Case:
     drawer = Drawer(rng, number, precision)
     b, t, h = sizes(rng, 3, largest=4)
     width = 4 if number % 2 else 6
-    farthest = (8, 10**6)[number % 2] if drawer.how.proven else 8
+    farthest = (8, 10**6)[number // 4 % 2] if drawer.how.proven else 8
     positions = rng.integers(0, farthest, (b, t))
     positions[0, 0] = 0
     inputs = {"x": drawer.activations(b, t, h, width + number % 3), "positions": positions}
@@ -116,7 +116,7 @@ def _draw_softmax(op: str) -> Draw:
     def draw(rng: Generator, number: int, precision: str) -> Case:
         drawer = Drawer(rng, number, precision, ("moderate", "huge", "few bits", "wild"))
         x = drawer.activations(*sizes(rng, 3, largest=8))
-        if number % 4 == 1:  # what a mask of a vocabulary leaves
+        if number // 4 % 2 == 1:  # what a mask of a vocabulary leaves
             x = np.where(rng.random(x.shape) < 0.3, -np.inf, x).astype(x.dtype)
         inputs = {"x": x}
         if op == "log_softmax_at":

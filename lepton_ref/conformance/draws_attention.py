@@ -31,10 +31,10 @@ def draw_attention(rng: Generator, number: int, precision: str) -> Case:
     """Grouped heads, keys that nobody sees full of NaN, every second example with a cap or sinks."""
     drawer = Drawer(rng, number // 2, precision, (*MOST[:3], "huge"))
     kind = MASKS[number % len(MASKS)]
-    t, s = (2, 5) if number % 3 else (3, 4)
+    t, s = ((2, 5), (3, 4))[number // 3 % 2]
     b, (h, g), (k, width) = (
         1 + number % 2,
-        ((6, 3), (4, 1), (2, 2), (6, 2))[number % 4],
+        ((6, 3), (4, 1), (2, 2), (6, 2))[number // 2 % 4],
         ((3, 3), (4, 2))[number // 2 % 2],
     )
     mask = attention_mask(rng, kind, b, t, s)
@@ -49,7 +49,7 @@ def draw_attention(rng: Generator, number: int, precision: str) -> Case:
     unseen = ~mask.any(axis=1)
     inputs["k"][unseen] = np.nan
     inputs["v"][unseen] = np.inf
-    if number % 3 == 2:
+    if number // 2 % 3 == 1:
         inputs["sinks"] = drawer.vector(h)
-    cap = 2.0 if number % 4 in (1, 2) else None
+    cap = 2.0 if number % 3 == 1 else None
     return drawer.case("attention", inputs, scale=(0.5, float(np.float32(k**-0.5)))[number % 2], cap=cap)

@@ -23,11 +23,11 @@ SCALES: Mapping[str, tuple[int, ...]] = MappingProxyType(
 STORAGES = ("F32", "Q8_0", "BF16", "Q4_0", "F16", "Q4_K", "F32", "Q5_0", "Q4_1", "Q6_K")
 """How weights lie, in turn."""
 
-CANCELLED = 2.0**24
-"""What is added and taken away again in a midpoint's row: float32 sums keep nothing of the rest."""
+CANCELLED = 2.0**26
+"""Times a few bits, what is added and taken away again in a midpoint's row: no sum in float64 keeps all of the rest."""
 
-NEEDLE = 2.0**-40
-"""Its square is what a midpoint is missed by: it is 2⁻⁸⁰, beyond float64 and within double-double."""
+NEEDLE = 2.0**-80
+"""What a midpoint is missed by: beyond float64, within double-double."""
 
 
 def matrix(rng: Generator, storage: str, rows: int, width: int, kind: str) -> NDArray[Any]:
@@ -71,12 +71,12 @@ def _midpoints(drawer: Drawer) -> Case:
     rng, p = drawer.rng, float_format(drawer.how.activations).precision
     out = 6
     half = rng.choice([-1.0, 1.0], out)
-    x = np.array([1.0, 2.0**-6, NEEDLE, CANCELLED, CANCELLED, 0.0])
+    x = np.array([1.0, 2.0**-6, 2.0**-6, 16.0, 16.0, 0.0])
     w: Floats = np.zeros((out, len(x)))
     w[:, 0] = 1 + rng.integers(1, 2 ** (p - 2), out) * 2.0 ** (1 - p)
     w[:, 1] = half * 2.0 ** (6 - p)
-    w[:, 2] = np.resize([0.0, 1.0, -1.0], out) * NEEDLE
-    w[:, 3] = rng.integers(1, 2**8, out) * 2.0**-3
+    w[:, 2] = np.resize([0.0, 1.0, -1.0], out) * NEEDLE * 2.0**6
+    w[:, 3] = rng.integers(1, 2**8, out) * CANCELLED / 16
     w[:, 4] = -w[:, 3]
     w[:, 5] = rng.standard_normal(out)
     order = rng.permutation(len(x))

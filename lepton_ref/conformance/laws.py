@@ -39,13 +39,18 @@ def _part(case: Case, names: Sequence[str], index: Any) -> Case:
 
 
 def batch_position(case: Case, backend: Backend) -> Verdict:
-    """A sequence has the same bits alone, and at every place of a batch."""
-    names = SUBJECTS[case.op].batched
+    """A sequence has the same bits alone and at every place of a batch; where positions are alone too, one position."""
+    subject = SUBJECTS[case.op]
+    names = subject.batched
     count = len(case.inputs[names[0]])
     order = [*range(count), *reversed(range(count))]
     whole = run(_part(case, names, np.array(order)), backend)
     alone = [run(_part(case, names, slice(b, b + 1)), backend) for b in range(count)]
-    return equal_bits(whole, np.concatenate([alone[b] for b in order]), what=f"{case.op} in a batch")
+    found = [equal_bits(np.concatenate([alone[b] for b in order]), whole, what=f"{case.op} in a batch")]
+    if subject.timed == names:
+        first = _part(case, names, np.s_[:1, :1])
+        found.append(equal_bits(run(first, backend), whole[:1, :1], what=f"{case.op} of one position"))
+    return first_wrong(found)
 
 
 def chunks(case: Case, backend: Backend) -> Verdict:
