@@ -25,4 +25,4 @@ def lengths(x: Array, /, *, backend: Backend) -> Array:
     if backend.to_numpy(xp.all(inside)):
         return length
     zero = xp.all(x == 0.0, axis=-1)
-    return xp.where(inside, length, xp.where(xp.expand_dims(zero, axis=-1), 0.0, math.inf))
+    return xp.where(xp.expand_dims(zero, axis=-1), 0.0, xp.where(inside, length, math.inf))
