@@ -38,7 +38,8 @@ class Panel:
         """`(1, stop - start)` the Euclidean lengths of the rows, rounded up: see `lepton_ref.numerics.lengths`."""
         count, width = self.rows.shape
         step = max(1, PANEL_BYTES // max(1, 8 * width))  # no square of the whole matrix at once
-        parts = [lengths(self.rows[at : at + step, :], backend=self.backend) for at in range(0, max(count, 1), step)]
+        ends = [(at, min(at + step, count)) for at in range(0, max(count, 1), step)]
+        parts = [lengths(self.rows[start:stop, :], backend=self.backend) for start, stop in ends]
         whole = parts[0] if len(parts) == 1 else self.backend.xp.concat(parts, axis=0)
         return self.backend.xp.permute_dims(whole, (1, 0))
 
