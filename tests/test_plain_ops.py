@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted import mutated
 
-from lepton_ref.plain import algebraic, attention, ops, special, transcendental
+from lepton_ref.plain import algebraic, attention, exponentials, ops, special, transcendental
 from lepton_ref.plain.formats import round_to
 from lepton_ref.plain.real import Real, UndecidedError, Value, rounded
 
@@ -326,8 +326,27 @@ def ties_of_attention(module: ModuleType) -> None:
             down = all_seen(module, [1.0], [2 * far, far], [1.0, 1 + step], cap=cap)
             assert [rounded(up, "fp32"), rounded(down, "fp32")] == [1 + step, 1.0], (cap, far)
         above = all_seen(module, [1.0], [0.0, -1e30], [1 + HALF_STEP, 5.0], cap=cap)
+        ordered = all_seen(module, [1.0], [1e6, 2e6], [-3.0, -1.0], cap=cap, sink=-1e30)
+        assert ordered.compare(-2) == 1
         below = all_seen(module, [1.0], [0.0, -1e30], [1 + 3 * HALF_STEP, -5.0], cap=cap)
         assert [rounded(above, "fp32"), rounded(below, "fp32")] == [1 + step, 1 + step]
+
+
+def ties_of_saturated_scores(module: ModuleType) -> None:
+    """Three capped scores that no digits tell apart: of exp(±(cap − δ)) the smallest score has the largest δ.
+
+    The mean of the values is compared with itself; the smallest score's value lies below, in the middle, or above it.
+    """
+    for place, values in enumerate(([1.0, 9.0, 5.0], [1.0, 4.0, 9.0], [9.0, 1.0, 5.0])):
+        mean = sum(map(Fraction, values)) / 3
+        for z in (1001.0, 1e6, 1e30):
+            for keys in ([z, 1.5 * z, 2 * z], [z, 2 * z, 1.5 * z], [z, INF, 2 * z]):
+                weighs_less = all_seen(module, [1.0], [2 * k for k in keys], values, cap=2.0)
+                weighs_more = all_seen(module, [-1.0], [2 * k for k in keys], values, cap=2.0)
+                assert weighs_less.compare(mean) == [1, 1, -1][place]
+                assert weighs_more.compare(mean) == [-1, -1, 1][place]
+                assert weighs_less.compare(mean - Fraction(1, 10**30)) == 1
+    assert module.sign_of_sum(module.grouped([(module.Exponent(Fraction(5), Fraction(1)), Fraction(3))]), 30).sign == 1
 
 
 def ties_with_a_sink(module: ModuleType) -> None:
@@ -386,7 +405,7 @@ def attention_to_what_is_not_finite(module: ModuleType) -> None:
 
 ALGEBRAIC = [sums, sums_have_no_order, zeros_of_sums, sums_of_what_is_not_finite, norms, ties_of_norms, zeros_of_norms, norms_of_what_is_not_finite, pools]  # fmt: skip
 TRANSCENDENTAL = [activations, activations_at_special_values, beside_their_limits, small_arguments, known_ties, gates]
-ATTENTION = [softmaxes, softmaxes_far_out, ties_of_softmaxes, attentions, ties_of_attention, ties_with_a_sink, zeros_of_attention, masked_keys_take_no_part, attention_to_what_is_not_finite]  # fmt: skip
+ATTENTION = [softmaxes, softmaxes_far_out, ties_of_softmaxes, attentions, ties_of_attention, ties_of_saturated_scores, ties_with_a_sink, zeros_of_attention, masked_keys_take_no_part, attention_to_what_is_not_finite]  # fmt: skip
 EACH = [(algebraic, check) for check in ALGEBRAIC] + [(transcendental, check) for check in TRANSCENDENTAL] + [(attention, check) for check in ATTENTION]  # fmt: skip
 
 
@@ -395,7 +414,7 @@ def test_ops(module: ModuleType, check: Callable[[ModuleType], None]) -> None:
     check(module)
 
 
-A, T, S = algebraic, transcendental, attention
+A, T, S, E = algebraic, transcendental, attention, exponentials
 BUGS: dict[str, tuple[ModuleType, str, str, Callable[[ModuleType], None]]] = {
     "the bias is lost": (A, "return [dot([*x, 1.0], [*w, b])", "return [dot(x, w)", sums),
     "the residual is subtracted": (A, "[dot([a, b], [1.0, 1.0])", "[dot([a, b], [1.0, -1.0])", sums),
@@ -458,16 +477,20 @@ BUGS: dict[str, tuple[ModuleType, str, str, Callable[[ModuleType], None]]] = {
     "softmax lets NaN pass": (S, "math.isnan(score) or score == math.inf", "score == math.inf", softmaxes),
     "softmax is compared by its enclosure": (S, "return Real(enclose, sign=1, difference=difference)", "return Real(enclose, sign=1)", softmaxes_far_out),
     "log-softmax is compared by its enclosure": (S, "return Real(enclose, sign=-1, difference=difference)", "return Real(enclose)", softmaxes_far_out),
-    "equal scores are not grouped": (S, "sums[exponent] = sums.get(exponent, Fraction(0)) + coefficient", "sums[Exponent(exponent.score, exponent.cap if exponent not in sums else Fraction(10**9))] = coefficient", ties_of_softmaxes),
-    "the last of equal scores counts": (S, "sums.get(exponent, Fraction(0)) + coefficient", "coefficient", ties_of_softmaxes),
+    "equal scores are not grouped": (E, "sums[exponent] = sums.get(exponent, Fraction(0)) + coefficient", "sums[Exponent(exponent.score, exponent.cap if exponent not in sums else Fraction(10**9))] = coefficient", ties_of_softmaxes),
+    "the last of equal scores counts": (E, "sums.get(exponent, Fraction(0)) + coefficient", "coefficient", ties_of_softmaxes),
     "the scale is lost": (S, "score = exact(product) * Fraction(scale)", "score = exact(product)", attentions),
     "the cap is lost": (S, "None if cap is None or score == 0 else Fraction(cap)", "None", attentions),
-    "the cap is not multiplied by": (S, "return tanh(Interval.of(self.score / self.cap, digits)) * self.cap", "return tanh(Interval.of(self.score / self.cap, digits))", attentions),
+    "the cap is not multiplied by": (E, "return tanh(Interval.of(self.score / self.cap, digits)) * self.cap", "return tanh(Interval.of(self.score / self.cap, digits))", attentions),
     "the sink has no weight": (S, "everyone = weighing if sink is None else [*weighing, sink]", "everyone = weighing", attentions),
     "masked values are kept": (S, "zip(*(value for value, see in zip(values, seen, strict=True) if see), strict=True)", "zip(*(value for value, see in zip(values, seen[::-1], strict=True) if see), strict=True)", attentions),
-    "the order does not decide": (S, "if partial and (min(partial) >= 0 or max(partial) <= 0):", "if False:", ties_of_attention),
-    "the order decides the wrong way": (S, "Interval.of(1 if max(partial) > 0 else -1, digits)", "Interval.of(-1 if max(partial) > 0 else 1, digits)", ties_of_attention),
-    "the order is turned round": (S, "return sorted(exponents, key=lambda e: e.score, reverse=True)", "return sorted(exponents, key=lambda e: e.score)", ties_of_attention),
+    "the order does not decide": (E, "if partial and (min(partial) >= 0 or max(partial) <= 0):", "if False:", ties_of_attention),
+    "the order decides the wrong way": (E, "Interval.of(1 if max(partial) > 0 else -1, digits)", "Interval.of(-1 if max(partial) > 0 else 1, digits)", ties_of_attention),
+    "the order is turned round": (E, "return sorted(exponents, key=lambda e: e.score, reverse=True)", "return sorted(exponents, key=lambda e: e.score)", ties_of_attention),
+    "saturated scores are as any others": (E, "    if saturated is not None:\n        return saturated\n", "", ties_of_saturated_scores),
+    "saturated scores weigh the wrong way": (E, "return -total if", "return total if", ties_of_saturated_scores),
+    "saturated scores have one sign": (E, "-total if next(iter(terms)).score > 0 else total", "-total", ties_of_saturated_scores),
+    "a saturated sum is 0 to begin with": (E, " or sum(terms.values(), Fraction(0)) != 0:", ":", ties_of_saturated_scores),
     "attention is compared by its enclosure": (S, "return Real(enclose, zero=zero_of_sum(products), difference=difference)", "return Real(enclose, zero=zero_of_sum(products))", ties_of_attention),
     "a sink is not compared": (S, "_grouped(terms if sink is None else [*terms, (sink, -m)])", "_grouped(terms)", ties_with_a_sink),
     "attention's zero is positive": (S, "return Real.rational(numbers[0] if numbers else 0, zero=zero_of_sum(products))", "return Real.rational(numbers[0] if numbers else 0)", zeros_of_attention),
@@ -485,7 +508,18 @@ BUGS: dict[str, tuple[ModuleType, str, str, Callable[[ModuleType], None]]] = {
 def test_the_check_sees_the_planted_bug(bug: str) -> None:
     module, text, replacement, check = BUGS[bug]
     with pytest.raises((AssertionError, ArithmeticError, ValueError, TypeError, IndexError)):
-        check(mutated(module, text, replacement))
+        check(broken(module, text, replacement))
+
+
+def broken(module: ModuleType, text: str, replacement: str) -> ModuleType:
+    """The mutated module; of the sums of exponentials, the attention that reads them."""
+    if module is not exponentials:
+        return mutated(module, text, replacement)
+    sums_of = mutated(exponentials, text, replacement)
+    reader = mutated(attention, "def softmax(", "def softmax(")
+    for name in ("Exponent", "grouped", "sign_of_sum"):
+        setattr(reader, name, getattr(sums_of, name))
+    return reader
 
 
 def test_the_rules_of_what_is_not_finite() -> None:
@@ -597,10 +631,11 @@ def test_attention_to_repeated_keys_is_attention_to_one(pairs: list[tuple[float,
 
 
 def test_what_no_theorem_decides_is_said() -> None:
-    """Three capped scores whose order decides nothing, and a sum of 0 to 2000 digits: nobody guesses."""
-    value = all_seen(attention, [1.0], [1e9, 2e9, 3e9], [1.0, 1 + 6 * HALF_STEP, 1.0 - 4 * HALF_STEP], cap=2.0)
+    """Three capped scores and a sink whose order decides nothing, and a sum of 0 to 2000 digits: nobody guesses."""
+    values = [1.0, 1 + 6 * HALF_STEP, 1.0 - 4 * HALF_STEP]
+    value = all_seen(attention, [1.0], [1e9, 2e9, 3e9], values, cap=2.0, sink=-1e30)
     with pytest.raises(UndecidedError):
-        value.compare(sum(map(Fraction, (1.0, 1 + 6 * HALF_STEP, 1.0 - 4 * HALF_STEP))) / 3)
+        value.compare(sum(map(Fraction, values)) / 3)
 
 
 def test_bad_input_is_refused_in_one_line() -> None:

@@ -5,97 +5,25 @@ r"""Softmax, its logarithm and attention: quotients of sums of exponentials.
 
 A comparison with a rational m is one of Σ c·exp(e) with 0, with rational c: for attention each key contributes
 value − m and the sink −m; for softmax 1 − m for i and −m for the others; for its logarithm exp(−m) is compared with the
-sum.
-
-Ties: terms of equal exponents are added up. Exponentials of different algebraic numbers are linearly independent over
-the algebraic numbers (Lindemann and Weierstrass), so what is left is 0 if and only if no term is left. Capped scores
-are not algebraic, and there the order of the exponents decides, or the digits do, or nothing.
+sum. How, and what is known of ties, `lepton_ref.plain.exponentials` says.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
-from itertools import pairwise
 
 from lepton_ref.plain.algebraic import dot
-from lepton_ref.plain.functions import exp, log, tanh
+from lepton_ref.plain.exponentials import Exponent, grouped, sign_of_sum
+from lepton_ref.plain.functions import exp, log
 from lepton_ref.plain.interval import Interval
-from lepton_ref.plain.real import FIRST, Real, Value
+from lepton_ref.plain.real import Real, Value
 from lepton_ref.plain.special import exact, require_length, special_sum, zero_of_sum
 from lepton_ref.plain.transcendental import require_cap
 
-
-@dataclass(frozen=True)
-class Exponent:
-    """A score, as exp takes it: cap·tanh(score/cap), or the score where there is no cap.
-
-    Attributes:
-        score: the score before the cap; a float where it is infinite.
-        cap: the soft cap, or None.
-    """
-
-    score: Fraction | float
-    cap: Fraction | None = None
-
-    def enclose(self, digits: int) -> Interval:
-        """An enclosure of the exponent."""
-        if self.cap is None:
-            return Interval.of(self.score, digits)
-        if isinstance(self.score, float):
-            return Interval.of(self.cap if self.score > 0 else -self.cap, digits)
-        return tanh(Interval.of(self.score / self.cap, digits)) * self.cap
-
-    def above(self, other: Exponent, digits: int) -> Interval:
-        """This exponent less another; exact before it is enclosed where both are rational."""
-        if self.cap is None and other.cap is None:
-            return Interval.of(Fraction(self.score) - Fraction(other.score), digits)
-        return Interval.of(0, digits) if self == other else self.enclose(digits) - other.enclose(digits)
-
-
-Terms = Mapping[Exponent, Fraction]
-"""Σ c·exp(e), as e → c."""
-
-
-def sign_of_sum(terms: Terms, digits: int) -> Interval:
-    """An enclosure of a number with the sign of Σ c·exp(e): by order alone where that decides, else over the largest.
-
-    Proof for the first: let w₁ ≥ w₂ ≥ … > 0 be the exponentials and Cᵢ = c₁ + … + cᵢ. Then Σ cᵢ·wᵢ = Σ Cᵢ·(wᵢ − wᵢ₊₁),
-    the one after the last being 0: if no Cᵢ is negative and one is positive, every summand is from 0 up, and the sum is
-    positive, the exponents being different (Abel).
-    """
-    left = {e: c for e, c in terms.items() if c != 0}
-    if not left:
-        return Interval.of(0, digits)
-    order = _descending(list(left))
-    partial = [] if order is None else list(_running([left[e] for e in order]))
-    if partial and (min(partial) >= 0 or max(partial) <= 0):
-        return Interval.of(1 if max(partial) > 0 else -1, digits)
-    lead = max(left, key=lambda e: e.enclose(digits).low)
-    return functools.reduce(Interval.__add__, (exp(e.above(lead, digits)) * c for e, c in left.items()))
-
-
-def _running(numbers: Sequence[Fraction]) -> list[Fraction]:
-    sums = [Fraction(0)]
-    for number in numbers:
-        sums.append(sums[-1] + number)
-    return sums[1:]
-
-
-def _descending(exponents: list[Exponent]) -> list[Exponent] | None:
-    """The exponents from the largest down, or None where `FIRST` digits do not tell: a cap keeps the order."""
-    if len({e.cap for e in exponents}) == 1:
-        return sorted(exponents, key=lambda e: e.score, reverse=True)
-    order = sorted(exponents, key=lambda e: (e.enclose(FIRST).low, e.score), reverse=True)
-    for e, f in pairwise(order):
-        if e.cap != f.cap and e.enclose(FIRST).low <= f.enclose(FIRST).high:
-            return None
-        if e.cap == f.cap and e.score < f.score:
-            return None
-    return order
+__all__ = ["Exponent", "attention", "log_softmax", "sign_of_sum", "softmax"]
 
 
 def softmax(x: Sequence[float]) -> list[Value]:
@@ -137,7 +65,7 @@ def _share(score: Fraction, kept: list[Fraction]) -> Real:
         return exp(Interval.of(score - top, digits)) / _total([s - top for s in kept], digits)
 
     def difference(m: Fraction, digits: int) -> Interval:
-        return sign_of_sum(_grouped([(Exponent(s), -m) for s in kept] + [(Exponent(score), Fraction(1))]), digits)
+        return sign_of_sum(grouped([(Exponent(s), -m) for s in kept] + [(Exponent(score), Fraction(1))]), digits)
 
     return Real(enclose, sign=1, difference=difference)
 
@@ -157,20 +85,13 @@ def _log_share(score: Fraction, kept: list[Fraction]) -> Real:
 
     def difference(m: Fraction, digits: int) -> Interval:
         terms = [(Exponent(s - score), Fraction(-1)) for s in kept]
-        return sign_of_sum(_grouped([*terms, (Exponent(-m), Fraction(1))]), digits)
+        return sign_of_sum(grouped([*terms, (Exponent(-m), Fraction(1))]), digits)
 
     return Real(enclose, sign=-1, difference=difference)
 
 
 def _total(exponents: Sequence[Fraction], digits: int) -> Interval:
     return functools.reduce(Interval.__add__, (exp(Interval.of(e, digits)) for e in exponents))
-
-
-def _grouped(terms: Sequence[tuple[Exponent, Fraction]]) -> Terms:
-    sums: dict[Exponent, Fraction] = {}
-    for exponent, coefficient in terms:
-        sums[exponent] = sums.get(exponent, Fraction(0)) + coefficient
-    return sums
 
 
 def attention(
@@ -264,7 +185,7 @@ def _means(
 
         def difference(m: Fraction, digits: int) -> Interval:
             terms = [(e, v - m) for e, v in zip(weighing, numbers, strict=True)]
-            return sign_of_sum(_grouped(terms if sink is None else [*terms, (sink, -m)]), digits)
+            return sign_of_sum(grouped(terms if sink is None else [*terms, (sink, -m)]), digits)
 
         return Real(enclose, zero=zero_of_sum(products), difference=difference)
 
