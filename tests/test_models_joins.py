@@ -36,10 +36,10 @@ def test_a_joined_weight_is_its_parts_one_below_the_other() -> None:
     expected = np.concatenate([part.base.decode() for part in parts]).astype(np.float64)
     assert np.array_equal(whole.rows(2, 8), expected[2:8])
     assert np.array_equal(whole.take(np.array([8, 0, 3])), expected[[8, 0, 3]])
-    ((start, stop, panel),) = whole.panels(backend=NUMPY)
-    assert (start, stop) == (0, 9)
-    assert np.array_equal(panel, expected)
-    assert np.shares_memory(panel, parts[1].room)  # nothing is held twice
+    (panel,) = whole.panels(backend=NUMPY)
+    assert (panel.start, panel.stop) == (0, 9)
+    assert np.array_equal(panel.rows, expected)
+    assert np.shares_memory(panel.rows, parts[1].room)  # nothing is held twice
 
 
 def test_what_does_not_lie_together_is_not_joined() -> None:

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.numerics import PRECISIONS, Precision, get_precision, lift, round_once
+from lepton_ref.numerics.machines import MACHINES
+from lepton_ref.numerics.rounding import Repair
 
 BACKEND = NumpyBackend()
 REFERENCE, FLOAT64 = PRECISIONS["reference"], PRECISIONS["float64"]
 
 
+def no_repair(place: tuple[int, ...]) -> float:
+    raise AssertionError("an exact value is repaired")
+
+
+def rounded(value: NDArray[np.float64], precision: Precision) -> NDArray[Any]:
+    """Values that are exact: a bound of zero, and nothing to repair."""
+    with np.errstate(all="ignore"):
+        return round_once(value, 0.0, op="t", repair=Repair(no_repair), backend=BACKEND, precision=precision)
+
+
 def once(value: float) -> np.float32:
-    with np.errstate(over="ignore", under="ignore"):
-        return np.float32(round_once(np.array([value]), backend=BACKEND, precision=REFERENCE)[0])
+    return np.float32(rounded(np.array([value]), REFERENCE)[0])
 
 
 LITERALS = [
@@ -54,13 +67,13 @@ def test_no_float32_is_nearer(value: float) -> None:
 @pytest.mark.parametrize("payload", [0xFFF8000000000000, 0x7FF8000000000001, 0xFFFFFFFFFFFFFFFF])
 def test_a_nan_loses_its_sign_and_its_payload(payload: int) -> None:
     value = np.array([payload], dtype=np.uint64).view(np.float64)
-    assert round_once(value, backend=BACKEND, precision=FLOAT64).view(np.uint64)[0] == 0x7FF8000000000000
-    assert round_once(value, backend=BACKEND, precision=REFERENCE).view(np.uint32)[0] == 0x7FC00000
+    assert rounded(value, FLOAT64).view(np.uint64)[0] == 0x7FF8000000000000
+    assert rounded(value, REFERENCE).view(np.uint32)[0] == 0x7FC00000
 
 
 def test_float64_is_left_as_it_is() -> None:
     value = np.array([1 + 2.0**-52, -0.0, 5e-324, np.inf])
-    got = round_once(value, backend=BACKEND, precision=FLOAT64)
+    got = rounded(value, FLOAT64)
     assert np.array_equal(got.view(np.uint64), value.view(np.uint64))
 
 
@@ -77,17 +90,43 @@ def test_lifting_is_exact(dtype: type[np.floating]) -> None:
 def test_precisions_are_found_by_name_or_given_as_records() -> None:
     assert get_precision("reference") is REFERENCE
     assert get_precision(FLOAT64) is FLOAT64
-    assert [(p.name, p.dtype) for p in PRECISIONS.values()] == [
-        ("reference", np.dtype(np.float32)),
-        ("float64", np.dtype(np.float64)),
-    ]
+    own = [name for name, precision in PRECISIONS.items() if precision.machine is None]
+    assert own == ["reference", "bf16", "fp16", "fp8", "w8a8", "w4a8", "float64", "fast"]
+    assert set(PRECISIONS) == {*own, *MACHINES}
+    assert [name for name, precision in PRECISIONS.items() if precision.dtype == np.float64] == ["float64"]
 
 
 def test_an_unknown_precision_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"^unknown precision 'fp32'; known: reference, float64$"):
+    with pytest.raises(ValueError, match=r"^unknown precision 'fp32'; known: reference, bf16, fp16, fp8, w8a8, w4a8"):
         get_precision("fp32")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"activations": "float32"}, "unknown activations 'float32'; known: fp32, bf16, fp16, fp64"),
+        ({"operands": "w2a2"}, "unknown operands 'w2a2'; known: stored, w8a8, w4a8, fp8"),
+        ({"accumulate": "fp16"}, "unknown accumulate 'fp16'; known: float64, float32"),
+        ({"activations": "fp64"}, "no proof for activations in fp64"),
+        ({"accumulate": "float32"}, "sums in float32; set proven=False"),
+    ],
+)
+def test_a_precision_that_there_is_not_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Precision("mine", **fields)
+
+
+def test_the_first_override_that_matches_counts() -> None:
+    how = REFERENCE.override({"layers.0.*": "bf16", "layers.*": FLOAT64})
+    assert [how.at(op).name for op in ("layers.0.attn", "layers.1.attn", "head")] == ["bf16", "float64", "reference"]
+    assert how.dtype == np.float32
+    assert how.widest == np.float64
+    with pytest.raises(ValueError, match="the override of 'x' has overrides itself"):
+        REFERENCE.override({"x": how})
+    with pytest.raises(ValueError, match="unknown precision 'half'"):
+        REFERENCE.override({"head": "half"})
 
 
 def test_a_precision_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
-        Precision("reference", activations="float32").activations = "float64"  # type: ignore[misc]
+        Precision("mine").activations = "bf16"  # type: ignore[misc]

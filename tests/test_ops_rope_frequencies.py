@@ -326,9 +326,24 @@ def test_transformers_proportional_is_a_factor_for_some_pairs_and_infinity_for_t
 def test_each_sequence_may_have_frequencies_of_its_own() -> None:
     """Two sequences of different lengths under a scaling that depends on the length: each turns as it would alone."""
     rope, positions = ROPES["dynamic"], np.array([[5, 6, 7], [2998, 2999, 3000]])
-    own = np.stack([frequencies(rope, length=8), frequencies(rope, length=3001)])
-    assert not np.array_equal(own[0], own[1])
-    together = rope_tables(positions, own[:, None, :], factor=1.5, backend=NumpyBackend())
+    lengths = np.array([8, 3001])
+    assert not np.array_equal(*(frequencies(rope, length=int(length)) for length in lengths))
+    together = rope_tables(positions, rope, lengths=lengths, backend=NumpyBackend())
     for b in range(2):
-        alone = rope_tables(positions[b : b + 1], own[b], factor=1.5, backend=NumpyBackend())
-        assert all(np.array_equal(whole[b : b + 1], one) for whole, one in zip(together, alone, strict=True))
+        alone = rope_tables(positions[b : b + 1], rope, lengths=lengths[b : b + 1], backend=NumpyBackend())
+        assert np.array_equal(together.cos[b : b + 1], alone.cos)
+        assert np.array_equal(together.sin[b : b + 1], alone.sin)
+
+
+@pytest.mark.parametrize(
+    ("positions", "lengths", "message"),
+    [
+        (np.zeros((1, 2)), None, r"integers of shape \(B, T\), got float64 \(1, 2\)"),
+        (np.zeros(2, dtype=np.int64), None, r"got int64 \(2,\)"),
+        (np.zeros((1, 2), dtype=np.int64), None, "'dynamic' depends on the context's length; give lengths"),
+        (np.zeros((2, 2), dtype=np.int64), np.array([1, 2, 3]), r"shape \(2,\) or \(1,\), got \(3,\)"),
+    ],
+)
+def test_tables_of_wrong_positions_are_refused(positions: Any, lengths: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rope_tables(positions, ROPES["dynamic"], lengths=lengths, backend=NumpyBackend())

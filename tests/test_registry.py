@@ -17,6 +17,7 @@ import numpy as np
 class Planted:
     name = "{name}"
     xp = np
+    ulps = 4.0
     kernels = {{}}
     def from_numpy(self, array, /): return array
     def to_numpy(self, array, /): return array
@@ -94,7 +95,7 @@ def test_an_object_is_returned_itself() -> None:
 
 def test_an_object_that_lacks_members_is_refused_by_their_names() -> None:
     half = SimpleNamespace(name="half", xp=np, kernels={}, from_numpy=np.asarray, to_numpy=np.asarray)
-    with pytest.raises(TypeError, match="lacks matmul, sum"):
+    with pytest.raises(TypeError, match="lacks ulps, matmul, sum"):
         registry.get(half)
 
 
@@ -106,7 +107,7 @@ def test_a_class_in_place_of_an_instance_is_refused() -> None:
 @pytest.mark.parametrize("missing", XP_NAMES)
 def test_a_namespace_that_lacks_a_name_is_refused(missing: str) -> None:
     whole = registry.get("numpy")
-    members = {name: getattr(whole, name) for name in ("kernels", "from_numpy", "to_numpy", "matmul", "sum")}
+    members = {name: getattr(whole, name) for name in ("ulps", "kernels", "from_numpy", "to_numpy", "matmul", "sum")}
     xp = SimpleNamespace(**{name: getattr(np, name) for name in XP_NAMES if name != missing})
     with pytest.raises(TypeError, match=f"xp lacks {missing}$"):
         registry.get(SimpleNamespace(name="thin", xp=xp, **members))

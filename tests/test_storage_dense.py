@@ -35,7 +35,7 @@ def test_a_signalling_nan_warns_nobody(format: str, bits: int) -> None:
     stored = np.array([[bits]], dtype=np.uint16)
     weight = Dense(stored.view(np.float16) if format == "F16" else stored, format=format)
     (panel,) = weight.panels(backend=NumpyBackend())
-    assert np.isnan(panel[2]).all()
+    assert np.isnan(panel.rows).all()
 
 
 def test_float32_is_not_copied() -> None:
@@ -74,8 +74,8 @@ def test_a_view_outside_its_base_is_refused(index: list[int]) -> None:
 def test_panels_cover_the_rows_once_and_stay_small(shape: tuple[int, int]) -> None:
     weight = Dense(np.random.default_rng(0).random(shape, dtype=np.float32), format="F32")
     panels = list(weight.panels(backend=NumpyBackend()))
-    assert [start for start, _, _ in panels] == [0, *[stop for _, stop, _ in panels]][: len(panels)]
-    assert all(p.nbytes <= PANEL_BYTES or len(p) == 1 for _, _, p in panels)
-    assert all(p.dtype == np.float64 for _, _, p in panels)
-    whole = np.concatenate([p for _, _, p in panels]) if panels else np.zeros(shape)
+    assert [panel.start for panel in panels] == [0, *[panel.stop for panel in panels]][: len(panels)]
+    assert all(panel.rows.nbytes <= PANEL_BYTES or len(panel.rows) == 1 for panel in panels)
+    assert all(panel.rows.dtype == np.float64 for panel in panels)
+    whole = np.concatenate([panel.rows for panel in panels]) if panels else np.zeros(shape)
     np.testing.assert_array_equal(whole, weight.decode())
