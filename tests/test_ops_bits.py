@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from adversaries import ADVERSARIES
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from op_cases import BY_NAME, CASES, Case, assert_bits
 from strategies import any_numbers, sizes
 
 from lepton_ref.backends.numpy_backend import NumpyBackend
-from lepton_ref.numerics import PRECISIONS
+from lepton_ref.numerics import PRECISIONS, counting
 from lepton_ref.plain.ops import UndecidedError
 
 BACKEND = NumpyBackend()
@@ -40,3 +41,27 @@ def test_a_linear_layer_multiplies_what_its_precision_says(case: Case, name: str
 
 def test_every_case_has_a_name_of_its_own() -> None:
     assert len(BY_NAME) == len(CASES)
+
+
+@pytest.mark.parametrize("name", ADVERSARIES)
+def test_what_float64_cannot_decide_is_repaired_to_the_specifications_bits(name: str) -> None:
+    given_ = ADVERSARIES[name]
+    drawn, precision = given_.draw(6), PRECISIONS[given_.precision]
+    with counting() as counts:
+        got = assert_bits(drawn, precision, BACKEND, most=1000)
+    (count,) = counts.by_op.values()
+    assert count.elements == got.size
+    assert count.proven + count.in_double_double + count.exactly == count.elements
+    if given_.all_of_them:
+        assert count.ambiguous == count.elements, "the data are not as hard as they are meant to be"
+
+
+def test_repairs_of_every_kind_are_among_them() -> None:
+    with counting() as counts:
+        for name, adversary in ADVERSARIES.items():
+            if name.split(", ")[0] in ("linear", "attention", "rms_norm"):
+                adversary.draw(6).run(BACKEND, PRECISIONS[adversary.precision])
+    for op in ("linear", "attention", "rms_norm"):
+        assert counts.by_op[op].exactly > 0
+    assert counts.by_op["linear"].in_double_double > 0
+    assert counts.total.seconds > 0
