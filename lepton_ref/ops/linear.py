@@ -93,6 +93,7 @@ def _bounded(
 def _zeros(x: Array, rows: Array, backend: Backend) -> Array:
     """(M, I), (O, I) -> (M, O): −0 where all products have a minus sign, +0 elsewhere; right where all are zeros."""
     xp = backend.xp
-    signs = [xp.where((array < 0.0) | ((array == 0.0) & (1.0 / array < 0.0)), -1.0, 1.0) for array in (x, rows)]
+    minus = [(array < 0.0) | ((array == 0.0) & (1.0 / array < 0.0)) for array in (x, rows)]
+    signs = [1.0 - 2.0 * xp.astype(each, xp.float64) for each in minus]
     agreement = backend.matmul(signs[0], xp.permute_dims(signs[1], (1, 0)), accumulate="float64")
-    return xp.where(agreement == -float(rows.shape[1]), -0.0, 0.0)
+    return xp.where(agreement == -float(rows.shape[1]), -0.0, 0.0 * xp.abs(agreement))
