@@ -81,7 +81,7 @@ def one_signed(value: Array, sign: Array, /, *, backend: Backend) -> tuple[Array
     """
     xp = backend.xp
     tiny = (xp.abs(value) < NEAR_NOTHING) & (sign != 0.0) & (sign == sign)
-    return xp.where(tiny, xp.where(sign < 0.0, -NEAR_NOTHING, NEAR_NOTHING), value), tiny
+    return xp.where(tiny, NEAR_NOTHING - xp.astype(sign < 0.0, xp.float64) * (2 * NEAR_NOTHING), value), tiny
 
 
 def round_once(

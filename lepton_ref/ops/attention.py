@@ -156,7 +156,7 @@ def _bounded(
     other = backend.matmul(xp.astype(mask, xp.float64), xp.astype(values != 0.0, xp.float64), accumulate="float64")
     all_minus = count == backend.sum(xp.astype(mask, xp.float64), axis=-1, keepdims=True, accumulate="float64")
     zeros = (size == 0.0) & seen & (other == 0.0)
-    return xp.where(zeros, xp.where(all_minus, -0.0, 0.0), value), xp.where(zeros, 0.0, bound)
+    return xp.where(zeros, xp.where(all_minus, -0.0, 0.0 * count), value), xp.where(zeros, 0.0, bound)
 
 
 def _matmul_of_seen(weights: Array, distance: Array, values: Array, mask: Array, backend: Backend) -> Array:

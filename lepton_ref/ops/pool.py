@@ -72,7 +72,7 @@ def _pooled(x64: Array, mask_bt: Array, kind: str, backend: Backend) -> tuple[Ar
     value = backend.sum(kept, axis=1, keepdims=False, accumulate="float64") / count
     size = backend.sum(xp.abs(kept), axis=1, keepdims=False, accumulate="float64") / count
     minus = xp.all(~mask | (x64 < 0.0) | ((x64 == 0.0) & (1.0 / x64 < 0.0)), axis=1)
-    value = xp.where(size == 0.0, xp.where(minus, -0.0, 0.0), value)
+    value = xp.where(size == 0.0, xp.where(minus, -0.0, 0.0 * size), value)
     return value, size * ((count + 4.0) * (UNIT * 1.001))
 
 

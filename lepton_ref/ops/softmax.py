@@ -47,7 +47,7 @@ def softmax(x: Array, *, backend: Backend, precision: Precision) -> Array:
     """
     xp, n = backend.xp, x.shape[-1]
     exps, total, shifted = _exponentials(x, backend=backend)
-    present = xp.where(shifted == -math.inf, 0.0, 1.0) + 0.0 * total  # NaN rows stay as they are
+    present = xp.astype(shifted != -math.inf, xp.float64) + 0.0 * total  # NaN rows stay as they are
     value, tiny = exps / total, False
     if precision.proven:
         value, tiny = one_signed(value, present, backend=backend)
