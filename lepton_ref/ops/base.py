@@ -72,6 +72,16 @@ def host_reals(x: Array, *, backend: Backend) -> NDArray[np.float64]:
     return np.asarray(backend.to_numpy(x)).astype(np.float64, copy=False)
 
 
+def distinct_rows(
+    x: NDArray[np.float64], places: tuple[NDArray[np.intp], ...]
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """`(..., D)`, N places -> (R, D), (N): the rows in which the places lie, each once, and which is each place's."""
+    if x.ndim == 1:
+        return x[None], np.zeros(places[0].size, dtype=np.intp)
+    unique, where = np.unique(np.ravel_multi_index(places[:-1], x.shape[:-1]), return_inverse=True)
+    return x.reshape(-1, x.shape[-1])[unique], where
+
+
 def try_kernel(name: str, weight: Weight, *args: Any, backend: Backend, **kwargs: Any) -> Any:
     """The result of the backend's kernel for (op, storage class), or NotImplemented where there is none."""
     kernel = backend.kernels.get((name, type(weight)))

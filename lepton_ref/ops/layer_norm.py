@@ -26,7 +26,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import exact_sums, two_product, two_sum
 from lepton_ref.numerics.expansions import expansion, products
 from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
-from lepton_ref.ops.base import host_reals, op, require_axis
+from lepton_ref.ops.base import distinct_rows, host_reals, op, require_axis
 from lepton_ref.plain import algebraic
 from lepton_ref.plain.real import Value
 
@@ -90,8 +90,7 @@ class _Repair:
         """The formula in double-double, with D·x − Σ x in the place of x − μ, which is exact before it is cut."""
         host = host_reals(self.x, backend=self.backend)
         width = host.shape[-1]
-        unique, where = np.unique(np.ravel_multi_index(places[:-1], host.shape[:-1]), return_inverse=True)
-        rows = host.reshape(-1, width)[unique]
+        rows, where = distinct_rows(host, places)
         mean = exact_sums(rows).pair() / Pair.of(width)
         centred, spread = _centred(rows, mean)
         root = (spread / width + self.eps).sqrt()
@@ -119,8 +118,7 @@ class _Repair:
         """The sign of y − m, as the page says; unknown where a product might leave the range of exact ones."""
         host, w_d = host_reals(self.x, backend=self.backend), host_reals(self.w_d, backend=self.backend)
         width = np.array(float(host.shape[-1]))
-        unique, where = np.unique(np.ravel_multi_index(places[:-1], host.shape[:-1]), return_inverse=True)
-        rows = host.reshape(-1, host.shape[-1])[unique]
+        rows, where = distinct_rows(host, places)
         w, x = w_d[places[-1]], host[places]
         bias = np.zeros(w.shape) if self.b_d is None else host_reals(self.b_d, backend=self.backend)[places[-1]]
         total = expansion(rows)

@@ -24,7 +24,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import exact_sums, two_product, two_sum
 from lepton_ref.numerics.expansions import expansion, products
 from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
-from lepton_ref.ops.base import host_reals, op, require_axis
+from lepton_ref.ops.base import distinct_rows, host_reals, op, require_axis
 from lepton_ref.plain import algebraic
 from lepton_ref.plain.real import Value
 
@@ -108,6 +108,5 @@ class _Repair:
     def _inputs(self, places: Index) -> tuple[Reals, NDArray[np.intp], Reals, Reals]:
         """The distinct rows (R, D), each place's row (N), and x and w at each place (N)."""
         x = host_reals(self.x, backend=self.backend)
-        unique, where = np.unique(np.ravel_multi_index(places[:-1], x.shape[:-1]), return_inverse=True)
-        rows = x.reshape(-1, x.shape[-1])[unique]
+        rows, where = distinct_rows(x, places)
         return rows, where, x[places], host_reals(self.w_d, backend=self.backend)[places[-1]]

@@ -28,7 +28,7 @@ from lepton_ref.numerics.double_double import where as where_pair
 from lepton_ref.numerics.double_functions import exp, log
 from lepton_ref.numerics.exact_sum import exact_sums, two_sum
 from lepton_ref.numerics.rounding import Index, Reals, Repair, one_signed
-from lepton_ref.ops.base import host_reals, op
+from lepton_ref.ops.base import distinct_rows, host_reals, op
 from lepton_ref.plain import attention as plain_softmax
 from lepton_ref.plain.real import Value
 
@@ -169,8 +169,4 @@ class _Single:
         return (plain_softmax.log_softmax if logarithm else plain_softmax.softmax)(row)[place[-1]]
 
     def _rows(self, places: Index) -> tuple[Reals, NDArray[np.intp]]:
-        x = host_reals(self.x, backend=self.backend)
-        if x.ndim == 1:
-            return x[None], np.zeros(places[0].size, dtype=np.intp)
-        unique, where = np.unique(np.ravel_multi_index(places[:-1], x.shape[:-1]), return_inverse=True)
-        return x.reshape(-1, x.shape[-1])[unique], where
+        return distinct_rows(host_reals(self.x, backend=self.backend), places)
