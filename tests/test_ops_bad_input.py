@@ -44,8 +44,16 @@ def see(**changed: Any) -> Any:
     )
 
 
-def turn(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> Any:
-    return ops.rope(x, cos, sin, **TO)
+ROPE = ops.Rope(theta=10000.0, width=4)
+DYNAMIC = ops.Rope(theta=10000.0, width=4, kind="dynamic", factor=2.0, original_length=8)
+
+
+def tables(batch: int, positions: int, rope: ops.Rope = ROPE, **options: Any) -> ops.RopeTables:
+    return ops.rope_tables(np.zeros((batch, positions), dtype=np.int64), rope, backend=TO["backend"], **options)
+
+
+def turn(x: np.ndarray, batch: int = 1, positions: int = 2, width: int = 4) -> Any:
+    return ops.rope(x, tables(batch, positions, ops.Rope(theta=10000.0, width=width)), **TO)
 
 
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
@@ -65,10 +73,13 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "a cap that is NaN": (lambda: ops.softcap(ones(1), cap=float("nan"), **TO), "a soft cap must be positive, got nan; leave it out where a model has none"),
     "softmax of nothing": (lambda: ops.softmax(ones(1, 0), **TO), "softmax over an empty axis has no value; give at least one score"),
     "log_softmax of nothing": (lambda: ops.log_softmax(ones(1, 0), **TO), "softmax over an empty axis has no value; give at least one score"),
-    "a rotary width beyond the head": (lambda: turn(ones(1, 2, 1, 4), ones(1, 2, 3), ones(1, 2, 3)), "the rotary width 6 exceeds the head width 4"),
-    "rotary tables of other positions": (lambda: turn(ones(1, 2, 1, 4), ones(1, 3, 2), ones(1, 3, 2)), "the positions of the rotary tables is 3, but must be 2"),
-    "rotary tables of another batch": (lambda: turn(ones(3, 2, 1, 4), ones(2, 2, 2), ones(2, 2, 2)), "the batch of the rotary tables is 2, but must be 3"),
-    "cosines without sines": (lambda: turn(ones(1, 2, 1, 4), ones(1, 2, 2), ones(1, 2, 1)), "cosines and sines are of one shape, got (1, 2, 2) and (1, 2, 1)"),
+    "a rotary width beyond the head": (lambda: turn(ones(1, 2, 1, 4), width=6), "the rotary width 6 exceeds the head width 4"),
+    "rotary tables of other positions": (lambda: turn(ones(1, 2, 1, 4), positions=3), "the positions of the rotary tables is 3, but must be 2"),
+    "rotary tables of another batch": (lambda: turn(ones(3, 2, 1, 4), batch=2), "the batch of the rotary tables is 2, but must be 3"),
+    "positions of float": (lambda: ops.rope_tables(ones(1, 2), ROPE, backend=TO["backend"]), "positions must be integers of shape (B, T), got float32 (1, 2)"),
+    "positions of no batch": (lambda: ops.rope_tables(np.arange(3), ROPE, backend=TO["backend"]), "positions must be integers of shape (B, T), got int64 (3,)"),
+    "no length for a RoPE that needs one": (lambda: tables(1, 2, DYNAMIC), "RoPE scaling 'dynamic' depends on the context's length; give lengths, one a sequence"),
+    "lengths of another batch": (lambda: tables(3, 2, DYNAMIC, lengths=np.array([9, 9])), "lengths must be of shape (3,) or (1,), got (2,)"),
     "heads that do not share evenly": (lambda: attend(q=ones(1, 2, 3, 3)), "3 query heads cannot share 2 key/value heads evenly"),
     "keys of another width": (lambda: attend(k=ones(1, 5, 2, 4)), "the head width of the keys is 4, but must be 3"),
     "keys of another batch": (lambda: attend(k=ones(2, 5, 2, 3), v=ones(2, 5, 2, 3)), "the batch of the keys is 2, but must be 1"),
@@ -99,6 +110,8 @@ def test_wrong_input_is_refused_in_one_line(name: str) -> None:
 def test_what_the_bad_calls_change_was_right_before() -> None:
     assert attend().shape == (1, 2, 4, 3)
     assert see().tolist() == [[[True, True]]]
+    assert turn(ones(1, 2, 1, 4)).shape == (1, 2, 1, 4)
+    assert tables(3, 2, DYNAMIC, lengths=np.array([9, 9, 9])).cos.shape == (3, 2, 2)
 
 
 def test_no_query_gives_no_output() -> None:
@@ -113,6 +126,7 @@ def test_norms_linear_and_activations_take_any_leading_axes(leading: tuple[int, 
     assert ops.rms_norm(x, ones(4), eps=1e-6, **TO).shape == x.shape
     assert ops.layer_norm(x, ones(4), eps=1e-6, **TO).shape == x.shape
     assert ops.activate(x, kind="silu", **TO).shape == x.shape
+    assert ops.softmax(x, **TO).shape == ops.log_softmax(x, **TO).shape == x.shape
 
 
 def test_a_kernel_goes_first_and_may_decline() -> None:

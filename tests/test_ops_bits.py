@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 from adversaries import ADVERSARIES
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from op_cases import BY_NAME, CASES, Case, assert_bits
+from op_cases import BY_NAME, CASES, Case, Drawn, activation, assert_bits, layer_norm, log_softmax, rms_norm
 from strategies import any_numbers, sizes
 
 from lepton_ref.backends.numpy_backend import NumpyBackend
@@ -65,3 +68,19 @@ def test_repairs_of_every_kind_are_among_them() -> None:
         assert counts.by_op[op].exactly > 0
     assert counts.by_op["linear"].in_double_double > 0
     assert counts.total.seconds > 0
+
+
+@pytest.mark.parametrize("name", ["rms_norm, ties", "layer_norm, ties", "log_softmax, gaps", "tanh, beside ties"])
+@pytest.mark.parametrize("leading", [(), (1,), (1, 2, 3)])
+def test_rows_are_repaired_whatever_their_leading_axes(name: str, leading: tuple[int, ...]) -> None:
+    adversary = ADVERSARIES[name]
+    x, *others = adversary.draw(6).inputs
+    shape = (*leading, x.shape[-1])
+    part = x.reshape(-1)[: math.prod(shape)].reshape(shape)
+    of: dict[str, Callable[..., Drawn]] = {
+        "rms_norm": lambda x, w: rms_norm(x, w, eps=0.0),
+        "layer_norm": lambda x, w: layer_norm(x, w, None, eps=0.0),
+        "log_softmax": log_softmax,
+        "tanh": lambda x: activation(x, "tanh"),
+    }
+    assert_bits(of[name.split(",")[0]](part, *others), PRECISIONS[adversary.precision], BACKEND, most=1000)
