@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lepton_ref import __version__
+from lepton_ref import __version__, cli_conformance
 from lepton_ref import cli_commands as commands
 from lepton_ref.cli_report import note
 from lepton_ref.numerics import PRECISIONS
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
+        code: int | None = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         note("\nlepton-ref: interrupted")
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, "error: ", 2, debug=args.debug)
     except (MemoryError, ArithmeticError, LookupError, RuntimeError, AssertionError) as error:
         return _failed(error, f"error: {type(error).__name__}: ", 1, debug=args.debug)
-    return 0
+    return 0 if code is None else code
 
 
 def _failed(error: Exception, before: str, code: int, *, debug: bool) -> int:
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lepton-ref {__version__}")
     found = parser.add_subparsers(required=True, metavar="COMMAND MODEL")
-    for add in (_info, _run, _chat, _logits, _embed, _perplexity, _backends):
+    for add in (_info, _run, _chat, _logits, _embed, _perplexity, _backends, _conformance):
         add(found)
     return parser
 
@@ -145,8 +145,27 @@ def _backends(found: Any) -> None:
     _command(found, "backends", commands.backends, "what can be computed on", "backends --json", model=False)
 
 
+def _conformance(found: Any) -> None:
+    examples = ("conformance numpy", "conformance numpy --op linear --op attention --precision bf16 --out failures/")
+    about = "whether a backend computes what it must"
+    command = _command(found, "conformance", cli_conformance.conformance, about, *examples, model=False)
+    command.add_argument("backend", metavar="BACKEND", help="see `lepton-ref backends`")
+    command.add_argument("--op", action="append", metavar="NAME", help="only this check, an op or a law; repeatable")
+    precision = "a precision's name (default reference); repeatable"
+    command.add_argument("--precision", action="append", metavar="NAME", help=precision)
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the examples (default 0)")
+    command.add_argument("--examples", type=int, default=32, metavar="N", help="of each check (default 32)")
+    command.add_argument("--out", type=Path, metavar="FOLDER", help="keep what failed there, to be run again")
+    command.add_argument("--replay", type=Path, metavar="FILE.npz", help="run what was kept again, and nothing else")
+
+
 def _command(
-    found: Any, name: str, run: Callable[[argparse.Namespace], None], about: str, *examples: str, model: bool = True
+    found: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    about: str,
+    *examples: str,
+    model: bool = True,
 ) -> argparse.ArgumentParser:
     """A command with the options that all share."""
     lines = "\n".join(f"  lepton-ref {example}" for example in examples)

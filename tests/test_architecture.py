@@ -38,6 +38,7 @@ EXTRAS: dict[str, set[str]] = {
     "lepton_ref/runtime/threads.py": {"threadpoolctl"},
     "lepton_ref/runtime/progress.py": {"rich"},
     "lepton_ref/cli": {"rich"},
+    "lepton_ref/conformance/strategies.py": {"hypothesis"},
 }
 """Path prefix → third-party packages that it may import, inside a function. NumPy may be imported anywhere."""
 

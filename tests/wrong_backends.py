@@ -444,7 +444,7 @@ WRONG: Mapping[str, Wrong] = {
     "reads beyond the end of odd rows": wrong(lambda: linear_kernel(beyond_the_end), "linear"),
     "one row goes another road": wrong(lambda: linear_kernel(vector_in_float32), "batch_position"),
     "sums in order, without proof": wrong(lambda: linear_kernel(one_after_the_other), "permutations", "linear"),
-    "decoded weights kept by shape": wrong(remembers_by_shape, "model", "linear"),
+    "decoded weights kept by shape": wrong(remembers_by_shape, "model"),
     "GELU by tanh where erf is meant": wrong(lambda: instead(ops.activate, tanh_for_erf), "activate"),
     "the gate is rounded before the product": wrong(gate_rounded_first, "gated"),
     "a mask of -1e10": wrong(large_negative_mask, "attention"),

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -164,7 +165,7 @@ def _array(path: Path, name: str, data: bytes) -> HostArray:
         if version != (1, 0):
             raise FileFormatError(path, name, f"version {version}", "expected version (1, 0)")
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    except (ValueError, SyntaxError, EOFError, RecursionError, MemoryError) as error:
+    except (ValueError, SyntaxError, TokenError, EOFError, RecursionError, MemoryError) as error:
         if isinstance(error, FileFormatError):
             raise
         raise FileFormatError(path, name, shown(str(error)), "expected an array of plain numbers") from error

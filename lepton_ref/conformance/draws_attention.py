@@ -49,7 +49,7 @@ def draw_attention(rng: Generator, number: int, precision: str) -> Case:
     unseen = ~mask.any(axis=1)
     inputs["k"][unseen] = np.nan
     inputs["v"][unseen] = np.inf
-    if number // 2 % 3 == 1:
+    if number // 4 % 2 == 1:
         inputs["sinks"] = drawer.vector(h)
     cap = 2.0 if number % 3 == 1 else None
     return drawer.case("attention", inputs, scale=(0.5, float(np.float32(k**-0.5)))[number % 2], cap=cap)
