@@ -6,7 +6,7 @@ On a machine both products are the machine's, and every other step is rounded on
     p = softmax(S) over the keys that are seen, rounded once to the activations' format; a sink joins the denominator
     y = machine(p, value), rounded to the activations' format
 
-A masked key is a product of zeros, which has its place in the machine's order. A machine that multiplies scaled E4M3
+A masked key takes no part: the machine is given the keys that a query sees, in their order. A machine that multiplies scaled E4M3
 numbers is one for linear layers: attention is then rounded once, as under `reference`.
 """
 
@@ -86,28 +86,28 @@ def _head(
     q: Reals, k: Reals, v: Reals, mask: Booleans, sink: float, scale: float, cap: float | None,
     backend: Backend, precision: Precision,
 ) -> Reals:  # fmt: skip
-    """One head, (T, K), (S, K), (S, K), (T, S) -> (T, K)."""
+    """One head, (T, K), (S, K), (S, K), (T, S) -> (T, K): queries that see the same keys together, and no other key."""
     machine = precision.machine
     assert machine is not None, "the caller has looked"
-    anyone: Booleans = np.asarray(mask.any(axis=0))[:, None]
-    k, v = np.where(anyone, k, 0.0), np.where(anyone, v, 0.0)
-    high, low = two_product(machine_matmul(q, k, None, machine), np.array(scale))
-    scores = round_array(high, "fp32", low=np.where(np.isfinite(low), low, 0.0))
-    p = _weights(scores, mask, sink, cap, backend, precision.activations)
-    y = machine_matmul(p, np.ascontiguousarray(v.T), None, machine)
-    for t in np.flatnonzero(~np.isfinite(y).all(axis=1)):  # 0·NaN of a key that this query does not see
-        kept = np.where(mask[t][:, None], v, 0.0)
-        y[t] = machine_matmul(p[t : t + 1], np.ascontiguousarray(kept.T), None, machine)[0]
-    return np.where(np.asarray(mask.any(axis=1))[:, None], y, 0.0)
+    y = np.zeros((len(q), v.shape[1]))
+    views, which = np.unique(mask, axis=0, return_inverse=True)
+    for number, view in enumerate(views):
+        rows, seen = np.flatnonzero(which == number), np.flatnonzero(view)
+        if seen.size == 0:
+            continue
+        high, low = two_product(machine_matmul(q[rows], k[seen], None, machine), np.array(scale))
+        scores = round_array(high, "fp32", low=np.where(np.isfinite(low), low, 0.0))
+        p = _weights(scores, sink, cap, backend, precision.activations)
+        y[rows] = machine_matmul(p, np.ascontiguousarray(v[seen].T), None, machine)
+    return y
 
 
-def _weights(scores: Reals, mask: Booleans, sink: float, cap: float | None, backend: Backend, format: str) -> Reals:
-    """(T, S) -> (T, S): the softmax over what is seen, each step rounded once."""
+def _weights(scores: Reals, sink: float, cap: float | None, backend: Backend, format: str) -> Reals:
+    """(T, S) -> (T, S): the softmax of the scores and the sink, each step rounded once."""
     if cap is not None:
         capped = softcap(backend.from_numpy(scores), cap=cap, backend=backend, precision=Precision("a step"))
         scores = host_reals(capped, backend=backend)
-    row = np.concatenate([np.where(mask, scores, -np.inf), np.full((len(scores), 1), sink)], axis=1)
-    row = np.where((row != -np.inf).any(axis=1, keepdims=True), row, 0.0)  # one that sees nothing is zero later
+    row = np.concatenate([scores, np.full((len(scores), 1), sink)], axis=1)
     narrow = Precision("a step", activations=format)
     p = host_reals(softmax(backend.from_numpy(row), backend=backend, precision=narrow), backend=backend)
-    return np.where(mask, p[:, :-1], 0.0)
+    return np.ascontiguousarray(p[:, :-1])
