@@ -6,8 +6,8 @@ On a machine both products are the machine's, and every other step is rounded on
     p = softmax(S) over the keys that are seen, rounded once to the activations' format; a sink joins the denominator
     y = machine(p, value), rounded to the activations' format
 
-A masked key takes no part: the machine is given the keys that a query sees, in their order. A machine that multiplies scaled E4M3
-numbers is one for linear layers: attention is then rounded once, as under `reference`.
+A masked key takes no part: the machine is given the keys that a query sees, in their order. A machine that multiplies
+scaled E4M3 numbers is one for linear layers: attention is then rounded once, as under `reference`.
 """
 
 from __future__ import annotations
