@@ -4,8 +4,8 @@ Every format of activations is held in float32 arrays, whose numbers include tho
 float64. To p significant bits (`round_bits`): with L the least power of two above |x|, x + C − C for C = 1.5·2⁵²·L·2⁻ᵖ
 rounds x to a multiple of L·2⁻ᵖ, which is the format's spacing below L. The sum lies in C's binade, so float64's own
 rounding to nearest even is the one rounding; the difference is exact. L is never below twice the least normal number:
-that makes the spacing of subnormals. L itself is |(q + |x|) − q| with q = 2⁵³·|x| (Rump, Ogita and Oishi 2008): half of q's
-spacing is below |x| unless |x| is a power of two, which is then its own L.
+that makes the spacing of subnormals. L itself is |(q + |x|) − q| with q = 2⁵³·|x| (Rump, Ogita and Oishi 2008): half
+of q's spacing is below |x| unless |x| is a power of two, which is then its own L.
 """
 
 from __future__ import annotations

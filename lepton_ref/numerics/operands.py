@@ -9,8 +9,8 @@ are rounded to nearest even, and do not overflow: x/d is at most 127·(1 + 2⁻�
 
 Why float64 rounds these quotients once. amax and x have 24 bits, a scale 11, and a midpoint of the rounding that
 follows at most 12 (9 for an integer, 5 for E4M3). A quotient equal to a midpoint is exact in float64. One that is not
-differs from it by 2⁻²⁴ of itself or more: amax − 127·midpoint and x − d·midpoint are multiples of the unit of a number of 24
-bits. So float64's rounding, 2⁻⁵³, neither reaches a midpoint nor leaves one.
+differs from it by 2⁻²⁴ of itself or more: amax − 127·midpoint and x − d·midpoint are multiples of the unit of a number
+of 24 bits. So float64's rounding, 2⁻⁵³, neither reaches a midpoint nor leaves one.
 """
 
 from __future__ import annotations
