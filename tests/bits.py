@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import golden_cases
+import golden_hashes
 import numpy as np
 from numpy.typing import NDArray
 from tiny_models import config_of, f32, write_stored
@@ -48,16 +49,11 @@ def tiny(*names: str, precisions: Iterable[str] = ROUNDED_ONCE) -> list[Job]:
     return jobs
 
 
-def smollm2(path: str, *, prompts: int, precisions: Iterable[str]) -> Job:
-    """SmolLM2 at that path on the first of its five golden prompts, padded on the right."""
-    known = json.loads((golden_cases.GOLDEN / "real" / "smollm2" / "prompts.json").read_text(encoding="utf-8"))
-    rows = [prompt["ids"] for prompt in known[:prompts]]
-    length = max(len(row) for row in rows)
-    inputs = {
-        "input_ids": [row + [0] * (length - len(row)) for row in rows],
-        "attention_mask": [[1] * len(row) + [0] * (length - len(row)) for row in rows],
-    }
-    return {"name": "smollm2", "path": path, "inputs": inputs, "precisions": list(precisions)}
+def smollm2(path: str, *, texts: str, precisions: Iterable[str]) -> Job:
+    """SmolLM2 at that path on the texts that the golden hashes call "short", "long" or "both", padded on the right."""
+    some = golden_hashes.padded(golden_hashes.smollm2()[0][texts], "right")
+    inputs = {name: array.tolist() for name, array in some.items()}
+    return {"name": f"smollm2/{texts}", "path": path, "inputs": inputs, "precisions": list(precisions)}
 
 
 def medium(folder: Path) -> Job:
@@ -151,14 +147,26 @@ def differences(got: Mapping[str, str], want: Mapping[str, str]) -> list[str]:
     return sorted(name for name in got.keys() | want.keys() if got.get(name) != want.get(name))
 
 
+def goldens() -> dict[str, str]:
+    """The hash that the repository holds for each job on golden texts, "model precision" → SHA-256."""
+    found = {f"tiny/{name}": {p: lists["equal"] for p, lists in h.items()} for name, h in golden_hashes.tiny().items()}
+    for precision, lists in golden_hashes.smollm2()[1].items():
+        for texts, value in lists.items():
+            found.setdefault(f"smollm2/{texts}", {})[precision] = value
+    return {f"{name} {precision}": value for name, hashes in found.items() for precision, value in hashes.items()}
+
+
 def assert_same_bits(got: Report, want: Report, *, precision: str | None = None) -> None:
-    """Equal hashes of every model under every precision, or under one."""
+    """Equal hashes of every model under every precision, or under one; the golden's hash where there is one."""
     ours, theirs = (
         {name: value for name, value in report["hashes"].items() if precision in (None, name.rpartition(" ")[2])}
         for report in (got, want)
     )
     wrong = differences(ours, theirs)
     assert not wrong, f"{len(wrong)} of {len(theirs)} differ on {got['where']}: {wrong}"
+    known = goldens()
+    wrong = [name for name in ours if ours[name] != known.get(name, ours[name])]
+    assert not wrong, f"{len(wrong)} are not the goldens' on {got['where']}: {wrong}"
 
 
 def build_wheel(folder: Path) -> Path:

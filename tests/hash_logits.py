@@ -5,7 +5,7 @@
 JOBS.json (tests/bits.py writes it) lists models, their inputs and precisions. One JSON object is printed:
 
     where    the versions, the machine, the vector features that NumPy uses and the kernels that BLAS chose
-    hashes   "model precision" → SHA-256 of what `forward` gives: C order, little-endian
+    hashes   "model precision" → SHA-256 of what `forward` gives, as golden/README.md has it
     control  SHA-256 of results that may depend on the machine, among them each model under "float64", which promises
              nothing: were they all equal, nothing would have been varied
 """
@@ -23,13 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lepton_ref.golden
+from lepton_ref.golden import hash_goldens
 
 GOLDEN = "golden:"
 """In a job's path: below lepton_ref.golden, wherever that is installed."""
 
 
 def digest(array: NDArray[Any]) -> str:
-    """SHA-256 of the array's elements, in C order, little-endian."""
+    """SHA-256 of the array's elements, of any dtype, in C order, little-endian."""
     return hashlib.sha256(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()).hexdigest()
 
 
@@ -71,6 +72,15 @@ def control() -> dict[str, str]:
     }
 
 
+def texts_digest(output: NDArray[Any], attention_mask: NDArray[np.int64] | None) -> str:
+    """The hash of the texts' outputs without padding that the goldens have; of the bytes, where there can be none."""
+    if output.dtype != np.float32 or np.isnan(output).any():
+        return digest(output)
+    if attention_mask is None:
+        return hash_goldens.digest(output)
+    return hash_goldens.digest(row[mask != 0] for row, mask in zip(output, attention_mask, strict=True))
+
+
 def hashes(jobs: list[dict[str, Any]], *, beside: Path) -> dict[str, str]:
     """The hash for each model under each of its precisions; paths of others than goldens are below `beside`."""
     found = {}
@@ -80,7 +90,8 @@ def hashes(jobs: list[dict[str, Any]], *, beside: Path) -> dict[str, str]:
         at = golden / path.removeprefix(GOLDEN) if path.startswith(GOLDEN) else beside / path
         inputs = {name: np.array(ids, dtype=np.int64) for name, ids in job["inputs"].items()}
         for precision in job["precisions"]:
-            found[f"{job['name']} {precision}"] = digest(lepton_ref.load(at, precision=precision).forward(**inputs))
+            output = lepton_ref.load(at, precision=precision).forward(**inputs)
+            found[f"{job['name']} {precision}"] = texts_digest(output, inputs.get("attention_mask"))
     return found
 
 

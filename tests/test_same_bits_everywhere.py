@@ -93,7 +93,7 @@ _small = job_fixture("small", lambda folder: [*bits.tiny(*CASES), bits.medium(fo
 _machines = job_fixture("machines", lambda folder: bits.tiny(*CASES, precisions=bits.MACHINES))
 _families = job_fixture("families", lambda folder: bits.tiny(*golden_cases.names()))
 _smollm2 = job_fixture(
-    "smollm2", lambda folder: [bits.smollm2(str(real_models.smollm2()), prompts=5, precisions=SMOLLM2)]
+    "smollm2", lambda folder: [bits.smollm2(str(real_models.smollm2()), texts="both", precisions=SMOLLM2)]
 )
 
 
