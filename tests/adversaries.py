@@ -103,7 +103,8 @@ def linear_nearly_zeros(n: int, width: int = 16) -> Drawn:
 
 
 def _signs(n: int, width: int, seed: int = 4) -> Reals:
-    return np.random.default_rng(seed).choice([-3.0, 3.0], (1, n, width)).astype(np.float32)
+    """±1.1, whose squares' sum depends on its order."""
+    return np.random.default_rng(seed).choice([-1.1, 1.1], (1, n, width)).astype(np.float32)
 
 
 def rms_norm_ties(n: int, width: int = 16, *, format: str = "bf16", eps: float = 0.0, offset: float = 0.0) -> Drawn:
@@ -118,10 +119,10 @@ def _weights(width: int, format: str, offset: float) -> Reals:
 
 
 def layer_norm_ties(n: int, width: int = 16, *, format: str = "bf16", eps: float = 0.0) -> Drawn:
-    """Half of a row is μ + 3 and half μ − 3."""
-    x = np.full((1, n, width), 3.0, dtype=np.float32)
-    x[..., : width // 2] = -3.0
-    x = np.random.default_rng(5).permuted(x, axis=-1) + np.float32(7.0)
+    """Half of a row is one number and half another: their distance to the mean is the same."""
+    x = np.full((1, n, width), 0.3, dtype=np.float32)
+    x[..., : width // 2] = -1.7
+    x = np.random.default_rng(5).permuted(x, axis=-1)
     return op.layer_norm(x, _weights(width, format, 0.0), None, eps=eps)
 
 
@@ -253,6 +254,16 @@ def softmax_of_gaps(n: int, width: int = 16) -> Drawn:
     return op.softmax(np.random.default_rng(14).choice([0.0, 40.0, 800.0], (1, n, width)).astype(np.float32))
 
 
+GAPS = (0.14087462425231934, 0.5991945266723633, 0.2773413360118866, 14.30414867401123, 0.3491952419281006)
+"""Float32 numbers d for which 1/(1 + exp(±d)) is within 3·10⁻⁸ of half a float32's ulp: the nearest from 2⁻³ to 2⁵."""
+
+
+def softmax_beside_ties(n: int) -> Drawn:
+    """Two scores, of whose shares one lies beside a midpoint."""
+    rows = np.array([[gap, 0.0] for gap in GAPS], dtype=np.float32)
+    return op.softmax(np.resize(rows, (1, n, 2)))
+
+
 def log_softmax_of_gaps(n: int, width: int = 16) -> Drawn:
     """As `softmax_of_gaps`: many results are within e⁻⁴⁰ of a number, or of a midpoint."""
     gaps = np.random.default_rng(15).choice([0.0, 40.0, 800.0], (1, n, width))
@@ -377,6 +388,7 @@ ADVERSARIES: Mapping[str, Adversary] = MappingProxyType(
         "gelu, far left": _of(activation_of_far_left, kind="gelu", some=True),
         "gelu_tanh, far left": _of(activation_of_far_left, kind="gelu_tanh", some=True),
         "softcap, beside ties": _of(softcap_of_ties, "bf16"),
+        "softmax, beside ties": _of(softmax_beside_ties, some=True),
         "softmax, gaps": _of(softmax_of_gaps, some=True),
         "log_softmax, gaps": _of(log_softmax_of_gaps, "bf16", some=True),
         "rope, position 0": _of(rope_at_zero, "bf16"),

@@ -238,6 +238,20 @@ def log_softmax(x: Host, *, module: Any = ops) -> Drawn:
     return drawn(module.log_softmax, (x,), lambda: each_position(x, plain.log_softmax))
 
 
+def log_softmax_at(x: Host, index: NDArray[np.int64], *, module: Any = ops) -> Drawn:
+    """(B, T, V), (B, T): at one place of each row."""
+
+    def run(backend: Backend, precision: Precision) -> Host:
+        y = module.log_softmax_at(backend.from_numpy(x), index, backend=backend, precision=precision)
+        return backend.to_numpy(y)
+
+    @functools.cache
+    def values() -> Values:
+        return np.take_along_axis(each_position(x, plain.log_softmax), index[..., None], axis=-1)[..., 0]
+
+    return Drawn(run, lambda operands: values(), (x,))
+
+
 def pool(x: Host, mask: Host, *, kind: str, normalise: bool, module: Any = ops) -> Drawn:
     """(B, T, D), (B, T)."""
 
@@ -308,6 +322,11 @@ def _attention(cap: float | None, sinks: bool) -> Callable[[Sizes, Fill], Drawn]
     return draw
 
 
+def _log_softmax_at(sizes: Sizes, fill: Fill) -> Drawn:
+    b, t, v = (sizes[letter] for letter in "btv")
+    return log_softmax_at(fill((b, t, v)), np.random.default_rng(v).integers(0, v, (b, t)))
+
+
 def _pool(kind: str, normalise: bool) -> Callable[[Sizes, Fill], Drawn]:
     def draw(sizes: Sizes, fill: Fill) -> Drawn:
         b, t, d = (sizes[letter] for letter in "btd")
@@ -347,6 +366,7 @@ CASES: tuple[Case, ...] = (
     Case("softcap of 30", ops.softcap, "btv", _whole(softcap, cap=30.0)),
     Case("softmax", ops.softmax, "btv", _whole(softmax)),
     Case("log_softmax", ops.log_softmax, "btv", _whole(log_softmax)),
+    Case("log_softmax at a place", ops.log_softmax_at, "btv", _log_softmax_at),
     Case("add", ops.add, "btd", _add),
     *(
         Case(f"pool {kind}{', normalised' if normalise else ''}", ops.pool, "btd", _pool(kind, normalise))

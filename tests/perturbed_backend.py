@@ -5,18 +5,20 @@ Everything here stays within what `lepton_ref.interface.Backend` promises, so no
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from lepton_ref.backends.numpy_backend import Namespace, NumpyBackend
-from lepton_ref.interface import Array
+from lepton_ref.interface import XP_NAMES, Array
 
 UNIT = 2.0**-53
 KINDS = ("one after the other", "in blocks", "in long doubles", "as far off as may be")
-"""How sums are taken: shuffled, term by term; shuffled, in blocks of random length; in 64 bits, rounded once; the plain
-sum moved by up to γₙ·Σ|terms|, n the number of roundings that a term may pass, where any order rounds at all."""
+"""How sums are taken: shuffled, term by term; shuffled, in blocks of random length; in 64 bits, rounded once; the exact
+sum moved by as much as n − 1 roundings can, where any order rounds at all."""
 
 
 class PerturbedBackend(NumpyBackend):
@@ -36,22 +38,23 @@ class PerturbedBackend(NumpyBackend):
         self.ulps = ulps
         self.excess = excess
         self.kind = KINDS[seed % len(KINDS)]
-        self.xp = _Namespace(self._library)
+        moved = {name: functools.partial(self._library, getattr(np, name)) for name in ("exp", "log", "tanh")}
+        self.xp = SimpleNamespace(**{name: getattr(Namespace, name) for name in XP_NAMES} | moved)
 
     def matmul(self, a: Array, b: Array, /, *, accumulate: str) -> Array:
         assert accumulate == "float64"
         terms = a[..., :, :, None] * b[..., None, :, :]  # exact where both were float32
         size = np.matmul(np.abs(a), np.abs(b))
-        return self._sum(np.moveaxis(terms, -2, 0), size, products=1)
+        return self._sum(np.moveaxis(terms, -2, 0), size)
 
     def sum(self, a: Array, /, *, axis: int, keepdims: bool, accumulate: str) -> Array:
         assert accumulate == "float64"
         size = np.add.reduce(np.abs(a), axis=axis, dtype=np.float64)
-        total = self._sum(np.moveaxis(a, axis, 0).astype(np.float64), size, products=0)
+        total = self._sum(np.moveaxis(a, axis, 0).astype(np.float64), size)
         return np.expand_dims(total, axis) if keepdims else total
 
-    def _sum(self, terms: Array, size: Array, *, products: int) -> Array:
-        """The terms along axis 0, of absolute sum `size`; products were rounded before."""
+    def _sum(self, terms: Array, size: Array) -> Array:
+        """The terms along axis 0, of absolute sum `size`."""
         n = len(terms)
         shuffled = terms[self.rng.permutation(n)]
         if self.kind == KINDS[0]:
@@ -64,8 +67,7 @@ class PerturbedBackend(NumpyBackend):
         total = np.add.reduce(terms, axis=0)
         if not np.isfinite(size).all() or _exact_in_any_order(terms, size):
             return total
-        roundings = n - 1 + products
-        here = self._directions(total.shape) * size * (roundings * UNIT * (1 - 2.0**-20))
+        here = self._directions(total.shape) * size * (max(n - 2, 0) * UNIT)  # of n − 1 roundings the last comes below
         honest = np.add.reduce(terms.astype(np.longdouble), axis=0)
         return (honest + self.excess * here).astype(np.float64)
 
@@ -85,22 +87,6 @@ class PerturbedBackend(NumpyBackend):
         kept = ~np.isfinite(exact) | (x == 0.0) | np.isinf(x) | ((exact == 0.0) & (function is np.log))
         same_sign = (moved > 0) == (exact > 0)
         return np.where(kept | ((exact != 0.0) & ~same_sign), exact, np.where(exact == 0.0, np.abs(moved), moved))
-
-
-class _Namespace(Namespace):
-    """NumPy's names, of which three are moved."""
-
-    def __init__(self, library: Callable[[Callable[..., Any], Array], Array]) -> None:
-        self._of = library
-
-    def exp(self, x: Array, /) -> Array:
-        return self._of(np.exp, x)
-
-    def log(self, x: Array, /) -> Array:
-        return self._of(np.log, x)
-
-    def tanh(self, x: Array, /) -> Array:
-        return self._of(np.tanh, x)
 
 
 def _one_after_the_other(terms: Array) -> Array:
