@@ -23,7 +23,7 @@ from lepton_ref import Model, __version__, cli, cli_report
 from lepton_ref.runtime import decoding
 
 TINY = golden_cases.GOLDEN / "tiny"
-COMMANDS = ("info", "run", "chat", "logits", "embed", "perplexity", "backends")
+COMMANDS = ("info", "run", "chat", "logits", "embed", "perplexity", "backends", "conformance")
 Told = Callable[..., tuple[int, str, str]]
 
 

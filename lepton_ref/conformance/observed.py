@@ -26,7 +26,7 @@ class Uses:
 class Observed:
     """A backend that does what another does, and counts its kernels' uses.
 
-    A kernel is called with the other backend itself, whose own attributes it may rely on.
+    Kernels are called with this one, as weights that are kept decoded ask for; what is the other's own is found here.
 
     Args:
         backend: the backend under test.
@@ -58,9 +58,12 @@ class Observed:
         """The other's."""
         return self.backend.sum(a, axis=axis, keepdims=keepdims, accumulate=accumulate)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
     def _watched(self, name: str, kernel: Kernel) -> Kernel:
         def run(*args: Any, backend: Backend, **kwargs: Any) -> Any:
-            done = kernel(*args, backend=self.backend, **kwargs)
+            done = kernel(*args, backend=backend, **kwargs)
             self.uses[name].asked += 1
             self.uses[name].declined += done is NotImplemented
             return done
