@@ -48,12 +48,12 @@ def softmax(x: Array, *, backend: Backend, precision: Precision) -> Array:
     xp, n = backend.xp, x.shape[-1]
     exps, total, shifted = _exponentials(x, backend=backend)
     present = xp.astype(shifted != -math.inf, xp.float64) + 0.0 * total  # NaN rows stay as they are
-    value, tiny = exps / total, False
+    value, bound = exps / total, 0.0
     if precision.proven:
         value, tiny = one_signed(value, present, backend=backend)
-    units = n + math.log(max(n, 1)) + 4 * backend.ulps + 3
-    bound = value * ((units - xp.where(shifted == -math.inf, 0.0, shifted)) * (UNIT * SLACK))
-    bound = xp.where(tiny, 0.0, bound)
+        units = n + math.log(max(n, 1)) + 4 * backend.ulps + 3
+        bound = value * ((units - xp.where(shifted == -math.inf, 0.0, shifted)) * (UNIT * SLACK))
+        bound = xp.where(tiny, 0.0, bound)
     single = _Single(x, backend)
     repair = Repair(lambda place: single.plain(place, False), lambda places: single.double(places, False))
     return round_once(value, bound, op="softmax", repair=repair, backend=backend, precision=precision)
