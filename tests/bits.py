@@ -58,7 +58,7 @@ def smollm2(path: str, *, texts: str, precisions: Iterable[str]) -> Job:
 
 def medium(folder: Path) -> Job:
     """A Llama wide enough for BLAS to cut its products into blocks, so that their last bits depend on the machine."""
-    return _written(folder, "medium", _llama(192, 520, 389), [1, 24])
+    return {**_written(folder, "medium", _llama(192, 520, 389), [1, 24]), "precisions": ["reference", "bf16", "w8a8"]}
 
 
 def cancelling(folder: Path) -> Job:
@@ -66,7 +66,8 @@ def cancelling(folder: Path) -> Job:
 
     The first half of the hidden state is two equal quarters, and every matrix that reads it weighs one quarter with
     what it weighs the other with, negated: 2**26 times as much as the rest in the first layer and at the head, 2**80
-    times in the second layer, which is beyond double-double as well.
+    times in the second layer, which is beyond double-double as well. Only where weights are multiplied as they are
+    stored: a scale of a block or a row would be that of the large ones, and infinite in Q8_0.
     """
     tensors = _llama(64, 96, 61)
     rng = np.random.default_rng(21)
@@ -78,7 +79,8 @@ def cancelling(folder: Path) -> Job:
         else:
             value[:, :16] = rng.standard_normal((len(value), 16)) * (2.0**80 if ".1." in name else 2.0**26)
             value[:, 16:32] = -value[:, :16]
-    return _written(folder, "cancelling", tensors, [2, 9])
+    stored = [name for name in ROUNDED_ONCE if PRECISIONS[name].operands == "stored"]
+    return {**_written(folder, "cancelling", tensors, [2, 9]), "precisions": stored}
 
 
 def _llama(width: int, inner: int, vocabulary: int) -> dict[str, Matrix]:

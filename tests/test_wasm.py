@@ -105,6 +105,17 @@ def test_a_real_model_has_the_same_bits_in_webassembly(way: str, wasm: ModuleTyp
     bits.assert_same_bits(there, here)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "precision"), [("llama", "reference"), ("gemma2", "bf16"), ("gpt2_hub", "w8a8")])
+def test_the_specification_gives_the_goldens_in_webassembly(
+    way: str, wasm: ModuleType, site: Path, name: str, precision: str
+) -> None:
+    """Where pointers have 32 bits, decimals end at 1E+425000000 and digits are kept in smaller words."""
+    done = wasm.run(way, bits.PROGRAM.parent / "hash_specified.py", [name, precision], folders={"/site": site})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == bits.goldens()[f"tiny/{name} {precision}"]
+
+
 def part(build: Callable[[Path], None], **how: Any) -> dict[str, Any]:
     return {"parts": ("a==1",), "needs": (), "build": build, "command": lambda folder: [], **how}
 
