@@ -72,7 +72,9 @@ def _from_mean(x: Array, centred: Array, square: Array, w: Array, backend: Backe
     least = xp.where(least > 0.0, least, math.nan)
     grown = rho + (xp.abs(centred) + rho) * (rho * rho / least)
     bound = (grown / xp.sqrt(least)) * xp.abs(w) * 1.01
-    return xp.where(rho == 0.0, math.inf, bound)  # the sign of a sum of zeros is the library's: the repair's is not
+    # The sign of a zero is not known where x − μ may have either: a sum of zeros, or a weight of zero near the mean.
+    unsigned = (rho == 0.0) | ((w == 0.0) & (xp.abs(centred) <= 2.0 * rho))
+    return xp.where(unsigned, math.inf, bound)
 
 
 class _Repair:
