@@ -132,6 +132,13 @@ def layer_norm_ties_of_biases(n: int, width: int = 16, *, format: str = "bf16") 
     return op.layer_norm(x, np.ones(width, dtype=np.float32), _weights(width, format, 0.0), eps=1e-5)
 
 
+def layer_norm_of_no_weight(n: int, width: int = 16) -> Drawn:
+    """All of a row is one number whose mean float64 may miss, and ±0 times what is left of it has a sign."""
+    x = np.random.default_rng(4).standard_normal((1, n, 1)).astype(np.float32) * np.ones(width, dtype=np.float32)
+    zeros = np.resize(np.array([0.0, -0.0, -0.0, 0.0, 0.0], dtype=np.float32), width)
+    return op.layer_norm(x, zeros, None, eps=1e-5)
+
+
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
@@ -367,6 +374,7 @@ ADVERSARIES: Mapping[str, Adversary] = MappingProxyType(
         "layer_norm, ties": _of(layer_norm_ties, "bf16"),
         "layer_norm, beside ties": _of(layer_norm_ties, "bf16", eps=1e-30),
         "layer_norm, ties of biases": _of(layer_norm_ties_of_biases, "bf16"),
+        "layer_norm, weights of zero": _of(layer_norm_of_no_weight),
         "attention, level": _of(attention_level),
         "attention, level, of bf16": _of(attention_level, "bf16"),
         "attention, level and huge": _of(attention_level, score=1e19),

@@ -32,14 +32,18 @@ class Drawn:
     """One call of an op: its inputs, and what they should give.
 
     Attributes:
-        run: the op on a backend at a precision, its output brought to the host.
+        on: the op on arrays such as `inputs`, on a backend at a precision, its output brought to the host.
         values: from what linear layers multiply, as `Precision.operands` names it, to the specification's values.
-        inputs: the float inputs, for a test to look at.
+        inputs: the arrays.
     """
 
-    run: Callable[[Backend, Precision], Host]
+    on: Callable[[tuple[Host, ...], Backend, Precision], Host]
     values: Callable[[str], Values]
     inputs: tuple[Host, ...]
+
+    def run(self, backend: Backend, precision: Precision) -> Host:
+        """The op on its inputs."""
+        return self.on(self.inputs, backend, precision)
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,13 @@ def drawn(
 ) -> Drawn:
     """A call whose inputs are arrays, some perhaps left out, and whose values do not depend on operands."""
 
-    def run(backend: Backend, precision: Precision) -> Host:
-        sent = [None if array is None else backend.from_numpy(array) for array in arrays]
+    def on(inputs: tuple[Host, ...], backend: Backend, precision: Precision) -> Host:
+        given = iter(inputs)
+        sent = [None if array is None else backend.from_numpy(next(given)) for array in arrays]
         return backend.to_numpy(call(*sent, **options, backend=backend, precision=precision))
 
     kept = functools.cache(values)
-    return Drawn(run, lambda operands: kept(), tuple(array for array in arrays if array is not None))
+    return Drawn(on, lambda operands: kept(), tuple(array for array in arrays if array is not None))
 
 
 # --- one function an op: the inputs themselves, so that a test may choose them ----------------------------------------
@@ -117,12 +122,12 @@ def linear(
 ) -> Drawn:
     """x·wᵀ + b, w stored as it is and encoded where a precision says so."""
 
-    def run(backend: Backend, precision: Precision) -> Host:
+    def on(inputs: tuple[Host, ...], backend: Backend, precision: Precision) -> Host:
+        x, w, *rest = inputs
         stored = as_operand(weight(w), precision.operands)
-        bias = None if b is None else backend.from_numpy(b)
-        return backend.to_numpy(
-            module.linear(backend.from_numpy(x), stored, bias, backend=backend, precision=precision)
-        )
+        biases = [backend.from_numpy(bias) for bias in rest]
+        y = module.linear(backend.from_numpy(x), stored, *biases, backend=backend, precision=precision)
+        return backend.to_numpy(y)
 
     @functools.cache
     def values(operands: str) -> Values:
@@ -130,15 +135,15 @@ def linear(
         bias = None if b is None else b.tolist()
         return each_position(x, lambda row: plain.linear(quantise.activations(row, operands), rows, bias))
 
-    return Drawn(run, values, (x, w) if b is None else (x, w, b))
+    return Drawn(on, values, (x, w) if b is None else (x, w, b))
 
 
 def embed(ids: NDArray[np.int64], table: Host, scale: float, *, module: Any = ops) -> Drawn:
     """Rows of a table, scaled."""
     rows = table.astype(np.float64).tolist()
     return Drawn(
-        run=lambda backend, precision: backend.to_numpy(
-            module.embed(ids, dense(table), scale=scale, backend=backend, precision=precision)
+        on=lambda inputs, backend, precision: backend.to_numpy(
+            module.embed(ids, dense(inputs[0]), scale=scale, backend=backend, precision=precision)
         ),
         values=lambda operands: as_values(
             [plain.embed(int(token), rows, scale=scale) for token in ids.ravel()], (*ids.shape, table.shape[1])
@@ -175,9 +180,13 @@ def rope(
 ) -> Drawn:
     """(B, T, H, K), (B, T): heads turned by their positions' angles."""
 
-    def run(backend: Backend, precision: Precision) -> Host:
-        turned = tables.rope_tables(positions, record, lengths=np.array([length]), backend=backend)
-        return backend.to_numpy(module.rope(backend.from_numpy(x), turned, backend=backend, precision=precision))
+    @functools.lru_cache(maxsize=1)
+    def turned(backend: Backend) -> Any:
+        return tables.rope_tables(positions, record, lengths=np.array([length]), backend=backend)
+
+    def on(inputs: tuple[Host, ...], backend: Backend, precision: Precision) -> Host:
+        y = module.rope(backend.from_numpy(inputs[0]), turned(backend), backend=backend, precision=precision)
+        return backend.to_numpy(y)
 
     @functools.cache
     def values() -> Values:
@@ -187,7 +196,7 @@ def rope(
             rows.append(plain.rope(x[b, t, h].tolist(), position, record, length=length))
         return as_values(rows, x.shape)
 
-    return Drawn(run, lambda operands: values(), (x,))
+    return Drawn(on, lambda operands: values(), (x,))
 
 
 def attention(
@@ -241,15 +250,15 @@ def log_softmax(x: Host, *, module: Any = ops) -> Drawn:
 def log_softmax_at(x: Host, index: NDArray[np.int64], *, module: Any = ops) -> Drawn:
     """(B, T, V), (B, T): at one place of each row."""
 
-    def run(backend: Backend, precision: Precision) -> Host:
-        y = module.log_softmax_at(backend.from_numpy(x), index, backend=backend, precision=precision)
+    def on(inputs: tuple[Host, ...], backend: Backend, precision: Precision) -> Host:
+        y = module.log_softmax_at(backend.from_numpy(inputs[0]), index, backend=backend, precision=precision)
         return backend.to_numpy(y)
 
     @functools.cache
     def values() -> Values:
         return np.take_along_axis(each_position(x, plain.log_softmax), index[..., None], axis=-1)[..., 0]
 
-    return Drawn(run, lambda operands: values(), (x,))
+    return Drawn(on, lambda operands: values(), (x,))
 
 
 def pool(x: Host, mask: Host, *, kind: str, normalise: bool, module: Any = ops) -> Drawn:
