@@ -399,8 +399,8 @@ def test_drawn_models_have_the_engines_bits(name: str, precision: str, kind: str
 @pytest.mark.parametrize("name", CASES)
 def test_many_drawn_models_of_every_family_have_the_engines_bits(name: str) -> None:
     for number, precision in enumerate(PRECISIONS):
-        for kind in KINDS:
-            expect_the_engine_with_drawn_weights(name, precision, kind, seed=1000 * number + CASES.index(name))
+        kind = KINDS[(number + CASES.index(name)) % len(KINDS)]
+        expect_the_engine_with_drawn_weights(name, precision, kind, seed=1000 * number + CASES.index(name))
 
 
 def test_a_changed_weight_is_seen() -> None:
