@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -120,8 +121,8 @@ def _lists(pairs: int) -> dict[str, list[float]]:
 def test_proportional_rope_leaves_the_last_pairs_alone() -> None:
     rope = {"rope_type": "proportional", "rope_theta": 100.0, "factor": 2.0, "partial_rotary_factor": 0.5}
     found = read("llama_head_width", rope_parameters=rope).rope  # head_dim 10: ⌊0.5·10 // 2⌋ = 2 pairs turn
-    # A power of two divides exactly, so these are bits.
-    assert frequencies(found, length=1).tolist() == [0.5, 0.5 * 100.0 ** (-2 / 10), 0.0, 0.0, 0.0]
+    second = float(Decimal(100) ** Decimal("-0.2") / 2)  # 28 digits, rounded once; a power of two divides exactly
+    assert frequencies(found, length=1).tolist() == [0.5, second, 0.0, 0.0, 0.0]
 
 
 def test_gpt_2_s_sizes_have_two_names() -> None:

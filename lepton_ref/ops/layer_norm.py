@@ -132,7 +132,7 @@ class _Repair:
         signs = [exact_sums(part).sign() for part in (top, rest, np.concatenate(squares, axis=1))]
         sign = np.where(signs[0] != signs[1], np.sign(signs[0] - signs[1]), signs[2] * signs[0]).astype(np.int8)
         numbers = np.abs(np.stack([w, middle, bias, np.max(np.abs(rows), axis=1)[where]], axis=1))
-        known = (numbers.max(axis=1) < 2.0**60) & (np.abs(w) > 2.0**-60) & (1e-40 < self.eps < 1e40)
+        known = (numbers.max(axis=1) < 2.0**60) & (np.abs(w) > 2.0**-60) & (self.eps == 0 or 1e-40 < self.eps < 1e40)
         known &= np.min(np.where(rows == 0, 1.0, np.abs(rows)), axis=1)[where] > 2.0**-60
         return np.where(known, sign, np.int8(UNKNOWN)).astype(np.int8)
 

@@ -88,7 +88,7 @@ class _Repair:
         size = np.max(np.abs(np.concatenate([middle[:, None], factor], axis=1)), axis=1)
         size = np.maximum(size, np.max(np.abs(rows), axis=1)[where])
         least = np.min(np.abs(np.stack([x, middle, factor[:, 0]], axis=1)), axis=1)
-        known = (size < 2.0**130) & (least > 2.0**-150) & (1e-60 < self.eps < 1e60)
+        known = (size < 2.0**130) & (least > 2.0**-150) & (self.eps == 0 or 1e-60 < self.eps < 1e60)
         return np.where(known, sign * np.sign(middle).astype(np.int8), np.int8(UNKNOWN)).astype(np.int8)
 
     def plain(self, place: tuple[int, ...]) -> Value:
