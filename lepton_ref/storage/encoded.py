@@ -75,7 +75,8 @@ class Encoded(_View):
     def operand(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
         """`(N,) -> (N, I)` float64, what the rows of these numbers become."""
         q, scale = self.scaled(index)
-        return np.asarray(q * scale)
+        with np.errstate(invalid="ignore"):  # a scale beyond fp16 is infinite, and 0·∞ is NaN
+            return np.asarray(q * scale)
 
     def scaled(self, index: NDArray[np.int64], /) -> Scaled:
         """`(N,) -> (N, I), (N, I) or (N, 1)` float64: the numbers that are stored for these rows, and their scales."""
