@@ -65,7 +65,8 @@ def ggml(x: Sequence[float], operands: str) -> list[float]:
         part = np.array(x[start : start + 32], dtype=np.float32)
         at = int(np.abs(part).argmax())
         d = np.abs(part[at]) / np.float32(127) if operands == "w8a8" else part[at] / np.float32(-8)
-        stored = float(np.float16(d))
+        with np.errstate(over="ignore"):
+            stored = float(np.float16(d))
         if stored == 0:
             found += [0.0] * len(part)
             continue
@@ -210,11 +211,11 @@ def test_activations_are_their_definition(x: list[float], operands: str) -> None
 @given(
     st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=70),
     st.sampled_from(["w8a8", "w4a8"]),
-    st.integers(-30, 20),
+    st.integers(-150, 120),
 )
 def test_weights_are_ggmls(w: list[float], operands: str, exponent: int) -> None:
     scaled = [float(np.float32(value * 2.0**exponent)) for value in w]
-    assert quantise.weights(scaled, operands) == ggml(scaled, operands)
+    assert hexes(quantise.weights(scaled, operands)) == hexes(ggml(scaled, operands))
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
