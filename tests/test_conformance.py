@@ -25,7 +25,7 @@ from lepton_ref.conformance.verdict import equal_bits, within_bound
 from lepton_ref.interface import XP_NAMES
 from lepton_ref.numerics import PRECISIONS
 from lepton_ref.ops import linear
-from lepton_ref.plain.real import Real
+from lepton_ref.plain.real import Real, UndecidedError
 from lepton_ref.storage.kept import Kept
 
 NUMPY = NumpyBackend()
@@ -117,6 +117,23 @@ def test_a_backend_that_raises_fails_and_the_run_goes_on() -> None:
     report = conformance.run(wrong_backends.Altered(matmul=broken), ops=["linear", "add"], examples=4)
     assert [outcome.passed for outcome in report.outcomes] == [False, True]
     assert report.failures[0].message == "raised RuntimeError: out of memory"
+
+
+def test_an_example_that_the_specification_leaves_undecided_is_no_failure_and_counts_nothing() -> None:
+    """Two capped scores near the same limit, and a sink so far off that no digits compare the two differences."""
+    arrays = {
+        "q": np.array([[[[-1e38]]]], dtype=np.float32),
+        "k": np.array([[[[0.75]], [[0.0015]]]], dtype=np.float32),
+        "v": np.array([[[[1.0]], [[1 + 2.0**-23]]]], dtype=np.float32),
+        "mask": np.ones((1, 1, 2), dtype=bool),
+        "sinks": np.array([-1e30], dtype=np.float32),
+    }
+    case = conformance.Case("attention", arrays, {"scale": 0.5, "cap": 2.0})
+    with pytest.raises(UndecidedError):
+        specified(case)
+    kept = conformance.Capsule("attention", case, "", None, None, 0, 0, "")
+    assert conformance.replay(kept, NUMPY).elements == 0
+    assert conformance.replay(kept, NUMPY).wrong is None
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------

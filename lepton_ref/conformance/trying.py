@@ -17,6 +17,7 @@ from lepton_ref.conformance.verdict import Verdict
 from lepton_ref.interface import Backend
 from lepton_ref.numerics import counting, get_precision
 from lepton_ref.ops.base import silence
+from lepton_ref.plain.real import UndecidedError
 
 EXAMPLES = 32
 """Examples of each claim where nothing else is said: each kind of number with each option, about once."""
@@ -68,6 +69,8 @@ def attempt(
 def _judged(claim: Claim, case: Case, backend: Backend) -> Verdict:
     try:
         return claim.judge(case, backend)
+    except UndecidedError:  # the specification itself says nothing of such an example, and the reference raises
+        return Verdict(0)
     except ERRORS as error:
         return Verdict(0, f"raised {type(error).__name__}: {' '.join(str(error).split())}")
 

@@ -5,7 +5,7 @@
 
 A scale is rounded to 11 significand bits within float32's range, to nearest even, so that d·q, and d times the scale of
 a weight, are short; a scale of zero gives zeros; a NaN or an infinity makes its block NaN. Integers and E4M3 numbers
-are rounded to nearest even, and do not overflow: x/d is at most 127·(1 + 2⁻¹¹).
+are rounded to nearest even; what is larger than the largest, where a scale is subnormal, becomes the largest.
 
 Why float64 rounds these quotients once. amax and x have 24 bits, a scale 11, and a midpoint of the rounding that
 follows at most 12 (9 for an integer, 5 for E4M3). A quotient equal to a midpoint is exact in float64. One that is not
@@ -73,6 +73,7 @@ def _scaled(x: Array, largest: float, backend: Backend) -> tuple[Array, Array]:
     scale = round_bits(amax / largest, precision=SCALE_BITS, emin=SCALE_LEAST, largest=math.inf, backend=backend)
     scale = xp.where(scale == math.inf, math.nan, scale)
     quotient = xp.where(scale == 0.0, 0.0 * x, x / scale)
+    quotient = xp.where(quotient > largest, largest, xp.where(quotient < -largest, -largest, quotient))  # NaN stays
     if largest == INT8_LARGEST:
         return (quotient + INTEGER) - INTEGER, scale
     return round_bits(quotient, precision=4, emin=-6, largest=E4M3_LARGEST, backend=backend), scale

@@ -59,13 +59,16 @@ def layer_norm(
     if b_d is not None:
         bias = lift(b_d, backend=backend)
         value, size = value + bias, size + xp.abs(bias)
-    bound = size * relative + _from_mean(x64, centred, square, w64, backend)
+    moved, near = _from_mean(x64, centred, square, w64, backend)
+    bound = size * relative + moved
+    if precision.proven:  # 0·∞ and the sign of ∞ are the repair's, which is asked of finite values alone
+        value = xp.where(near & (xp.abs(w64) == math.inf), 0.0, value)
     repair = _Repair(x, w_d, b_d, eps, backend).functions()
     return round_once(value, bound, op="layer_norm", repair=repair, backend=backend, precision=precision)
 
 
-def _from_mean(x: Array, centred: Array, square: Array, w: Array, backend: Backend) -> Array:
-    """(…, D): what the error of the mean does to the result."""
+def _from_mean(x: Array, centred: Array, square: Array, w: Array, backend: Backend) -> tuple[Array, Array]:
+    """(…, D) twice: what the error of the mean does to the result, and where x − μ may have either sign."""
     xp, width = backend.xp, x.shape[-1]
     rho = backend.sum(xp.abs(x), axis=-1, keepdims=True, accumulate="float64") * (1.01 * float(gamma(width)) / width)
     least = square * (1 - 2.0**-20) - 2.0 * rho * rho  # the exact r² is not less
@@ -73,8 +76,9 @@ def _from_mean(x: Array, centred: Array, square: Array, w: Array, backend: Backe
     grown = rho + (xp.abs(centred) + rho) * (rho * rho / least)
     bound = (grown / xp.sqrt(least)) * xp.abs(w) * 1.01
     # The sign of a zero is not known where x − μ may have either: a sum of zeros, or a weight of zero near the mean.
-    unsigned = (rho == 0.0) | ((w == 0.0) & (xp.abs(centred) <= 2.0 * rho))
-    return xp.where(unsigned, math.inf, bound)
+    near = (xp.abs(centred) <= 2.0 * rho) & (rho < math.inf)
+    unsigned = (rho == 0.0) | (near & ((w == 0.0) | (xp.abs(w) == math.inf)))
+    return xp.where(unsigned, math.inf, bound), near
 
 
 class _Repair:
@@ -104,8 +108,9 @@ class _Repair:
         top = ours.pair()
         value = top / Pair.of(width) * Pair.of(w) / root[where]
         size = np.abs(value.high)
-        still = top.high == 0.0  # exactly: what is left is a signed zero, and the bias
-        zero = np.where(_negative_zero(x, rows[where]) != np.signbit(w), -0.0, 0.0)
+        still = (top.high == 0.0) | (w == 0.0)  # exactly: what is left is a signed zero, and the bias
+        minus = np.where(top.high == 0.0, _negative_zero(x, rows[where]), top.high < 0.0)
+        zero = np.where(minus != np.signbit(w), -0.0, 0.0)
         if self.b_d is not None:
             bias = host_reals(self.b_d, backend=self.backend)[places[-1]]
             value, size, zero = value + Pair.of(bias), size + np.abs(bias), zero + bias
@@ -114,7 +119,9 @@ class _Repair:
         usual = (root.high > 2.0**-200) & (root.high < 2.0**200) & (centred < 2.0**200) & (lost < 2.0**-40)
         error = size * (DOUBLE_ERROR + lost[where])
         error = np.where(usual[where] & ((size == 0) | (size > 2.0**-400)), error, np.inf)
-        return value, np.where(still, 0.0, error)
+        finite = np.isfinite(size) & np.isfinite(w)
+        value = Pair(np.where(finite, value.high, 0.0), np.where(finite, value.low, 0.0))
+        return value, np.where(finite, np.where(still, 0.0, error), np.inf)
 
     def side(self, places: Index, middle: Reals) -> NDArray[np.int8]:
         """The sign of y − m, as the page says; unknown where a product might leave the range of exact ones."""
@@ -123,6 +130,8 @@ class _Repair:
         rows, where = distinct_rows(host, places)
         w, x = w_d[places[-1]], host[places]
         bias = np.zeros(w.shape) if self.b_d is None else host_reals(self.b_d, backend=self.backend)[places[-1]]
+        finite = np.isfinite(w) & np.isfinite(bias)
+        w, bias = np.where(finite, w, 1.0), np.where(finite, bias, 0.0)
         total = expansion(rows)
         centred = expansion(np.concatenate([*(part[:, None] for part in two_product(x, width)), -total[where]], axis=1))
         spread = expansion(np.concatenate(self._spread(rows, total, width), axis=1))[where]
@@ -134,7 +143,7 @@ class _Repair:
         numbers = np.abs(np.stack([w, middle, bias, np.max(np.abs(rows), axis=1)[where]], axis=1))
         known = (numbers.max(axis=1) < 2.0**60) & (np.abs(w) > 2.0**-60) & (self.eps == 0 or 1e-40 < self.eps < 1e40)
         known &= np.min(np.where(rows == 0, 1.0, np.abs(rows)), axis=1)[where] > 2.0**-60
-        return np.where(known, sign, np.int8(UNKNOWN)).astype(np.int8)
+        return np.where(known & finite, sign, np.int8(UNKNOWN)).astype(np.int8)
 
     def _spread(self, rows: Reals, total: Reals, width: Reals) -> list[Reals]:
         """Terms of D·Σ x² − (Σ x)² + D²·ε."""
