@@ -169,7 +169,9 @@ def same_bits(a: Reals, b: Reals, /) -> NDArray[np.bool_]:
 
 def plainly(exact: Real | float, format: str, /) -> float:
     """One value of the specification, rounded once to the format."""
-    return exact.round(float_format(format)) if isinstance(exact, Real) else exact
+    if isinstance(exact, Real):
+        return exact.round(float_format(format))
+    return math.nan if math.isnan(exact) else exact  # ∞ − ∞ has the sign that the processor gives it
 
 
 def _by_side(
