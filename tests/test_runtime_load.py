@@ -523,9 +523,9 @@ def test_a_wrong_tensor_of_a_gguf_is_named(tensors: dict[str, Any], text: str, t
     ("how", "error", "text"),
     [
         ({"backend": "nupmy"}, ValueError, "no backend named 'nupmy'; installed: .*numpy"),
-        ({"backend": object()}, TypeError, "is no backend: it lacks name, xp, kernels"),
+        ({"backend": object()}, TypeError, "is no backend: it lacks name, xp, ulps, kernels"),
         ({"backend": type(BACKEND)}, TypeError, r"NumpyBackend is a class; pass an instance"),
-        ({"precision": "referense"}, ValueError, "unknown precision 'referense'; known: reference, float64"),
+        ({"precision": "referense"}, ValueError, "unknown precision 'referense'; known: reference, bf16"),
         ({"precision": None}, ValueError, "unknown precision None"),
         ({"precision": ["reference"]}, ValueError, r"unknown precision \['reference'\]"),
         ({"keep_decoded": "always"}, ValueError, "keep_decoded must be 'auto', True or False, got 'always'"),
