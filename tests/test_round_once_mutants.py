@@ -96,6 +96,15 @@ def linear_signs_zeros(m: ModuleType) -> None:
         assert bits(got) == [each for row in rows for each in want(row)]
 
 
+def linear_sums_beyond_float64(m: ModuleType) -> None:
+    """Terms of 2¹⁰²³ that overflow on the way, cancel in the end, or do not; an infinity among them stays one."""
+    big = 2.0**1023
+    w = np.array([[big, big, -big, -big, 1.5], [big, big, 1.0, 1.0, 1.0], [big, big, -big, -np.inf, 0.0]])
+    for x in (1.0, 2.0**-1000):
+        got = m.linear(np.full((1, 5), x), Dense(w, format="F64"), **ORDERED)
+        assert bits(got) == want(plain.linear([x] * 5, w.tolist()))
+
+
 def rms_norm_bound_covers_any_order(m: ModuleType) -> None:
     """The sum of squares loses 63 terms: y comes out 31.5 units of 2⁻⁵³ too large; the bound is 40."""
     x = np.array([[1.0, *[math.sqrt(U * (1 - 2.0**-10))] * 63]])
@@ -274,6 +283,8 @@ MUTANTS: dict[str, tuple[str, str, str, Check]] = {
     "an empty sum is +0": (OPS + "linear", "xp.where(agreement == -float(rows.shape[1]), -0.0, 0.0)", "agreement * 0.0 + 0.0", linear_signs_zeros),
     "an empty sum is -0 by majority": (OPS + "linear", "agreement == -float(rows.shape[1])", "agreement < 0.0", linear_signs_zeros),
     "zero rows are left to BLAS": (OPS + "linear", "xp.where(empty, _zeros(x, rows, backend), value)", "value + 0.0", linear_signs_zeros),
+    "what overflows on the way is infinite": (OPS + "linear", "xp.where(xp.isfinite(value), value, 0.0), special)", "value, special)", linear_sums_beyond_float64),
+    "what overflows beside an infinity is NaN": (OPS + "linear", "xp.where(xp.isfinite(value), value, 0.0), special)", "xp.where(xp.isfinite(value), value, 0.0), value)", linear_sums_beyond_float64),
     "rms_norm's bound is halved": (OPS + "rms_norm", "float(gamma(math.ceil(width / 2) + 8))", "float(gamma(math.ceil(width / 2) + 8)) / 2", rms_norm_bound_covers_any_order),
     "rms_norm's bound without its D": (OPS + "rms_norm", "float(gamma(math.ceil(width / 2) + 8))", "float(gamma(8))", rms_norm_bound_covers_any_order),
     "layer_norm's bound without the mean": (OPS + "layer_norm", "bound = size * relative + moved", "bound = size * relative", layer_norm_bound_covers_the_mean),

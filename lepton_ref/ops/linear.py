@@ -80,14 +80,29 @@ def _bounded(
     xp = backend.xp
     unit = float(gamma(rows.shape[1] + 4))
     bound = (sizes * unit) * panel.lengths
-    if backend.to_numpy(xp.all(sizes > 0.0)) and backend.to_numpy(xp.all(panel.lengths > 0.0)):
+    regular = [xp.all((row_lengths > 0.0) & xp.isfinite(row_lengths)) for row_lengths in (sizes, panel.lengths)]
+    if all(backend.to_numpy(each) for each in regular):
         return (value, bound) if bias is None else (value + bias, bound + xp.abs(bias) * unit)
     # No product but zeros: the sum is a zero, and exact. 0·∞ is none of them.
     empty = ((sizes == 0.0) & xp.isfinite(panel.lengths)) | ((panel.lengths == 0.0) & xp.isfinite(sizes))
     value = xp.where(empty, _zeros(x, rows, backend), value)
+    value = _without_overflow(value, x, rows, backend)
     if bias is None:
         return value, xp.where(empty, 0.0, bound)
     return value + bias, xp.where(empty, 0.0, bound + xp.abs(bias) * unit)
+
+
+def _without_overflow(value: Array, x: Array, rows: Array, backend: Backend) -> Array:
+    """(M, O): 0, to be repaired, for a sum of numbers that overflowed on the way; of NaN and ∞ what those alone give.
+
+    Lengths are infinite here, hence bounds. Next to an infinity all numbers count by their sign, which cannot overflow.
+    """
+    xp = backend.xp
+    healthy = [xp.all(xp.isfinite(array), axis=-1) for array in (x, rows)]
+    numbers = xp.expand_dims(healthy[0], axis=1) & xp.expand_dims(healthy[1], axis=0)
+    small = [xp.where(xp.isfinite(array) & (xp.abs(array) > 1.0), array / xp.abs(array), array) for array in (x, rows)]
+    special = backend.matmul(small[0], xp.permute_dims(small[1], (1, 0)), accumulate="float64")
+    return xp.where(numbers, xp.where(xp.isfinite(value), value, 0.0), special)
 
 
 def _zeros(x: Array, rows: Array, backend: Backend) -> Array:
