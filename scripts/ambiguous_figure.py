@@ -78,9 +78,9 @@ def table(record: dict[str, Any]) -> str:
     for op in first:
         cells = [cell(counts[name][op]) for name in counts]
         lines.append(f"| {op} | {first[op]['elements']:,} | {' | '.join(cells)} |")
-    exact = ", ".join(f"{counts[name]['all']['exact']} under `{name}`" for name in counts)
-    what = f"{record['model']}, {record['tokens']} tokens."
-    return "\n".join([*lines, "", f"{what} Of these, double-double left to exact arithmetic:", f"{exact}."])
+    exact = ", ".join(f"{name['all']['exact'] - name['linear']['exact']} under `{key}`" for key, name in counts.items())
+    what = f"{record['model']}, {record['tokens']} tokens. Outside `linear`, which is summed exactly at once,"
+    return "\n".join([*lines, "", what, "double-double left to exact arithmetic:", f"{exact}."])
 
 
 def cell(count: dict[str, int]) -> str:

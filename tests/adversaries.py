@@ -188,6 +188,32 @@ def attention_of_huge_scores(n: int, keys: int = 8, width: int = 4, *, format: s
     return op.attention(q, k, values, np.ones((n, 1, keys), dtype=bool), scale=1.0)
 
 
+def attention_of_huge_scores_and_a_sink(n: int, keys: int = 8, width: int = 4, *, format: str = "bf16") -> Drawn:
+    """As `attention_of_huge_scores`, with a sink below them all or above all but one."""
+    huge = attention_of_huge_scores(n, keys, width, format=format)
+    sinks = np.array([-5.0e3 if n % 2 else 1.0e2], dtype=np.float32)
+    return op.attention(*huge.inputs, sinks, scale=1.0)
+
+
+def attention_capped(n: int, keys: int = 9, width: int = 4, *, format: str = "bf16") -> Drawn:
+    """Scores that a cap makes nearly equal, beside a key that is far below them: its part decides."""
+    values = _values(n, keys - 1, width, format)
+    rng = np.random.default_rng(19)
+    low = rng.standard_normal((n, 1, 1, width)).astype(np.float32)
+    k = np.full((n, keys, 1, 1), 2.0, dtype=np.float32)
+    k[:, -1] = -500.0
+    q = np.ones((n, 1, 1, 1), dtype=np.float32)
+    mask = np.ones((n, 1, keys), dtype=bool)
+    return op.attention(q, k, np.concatenate([values, low], axis=1), mask, scale=1.0, cap=400.0)
+
+
+def attention_with_a_level_sink_of_zero(n: int, keys: int = 8, width: int = 4, *, format: str = "fp32") -> Drawn:
+    """Capped scores that are zero, as the sink is: the only ones that are equal to one."""
+    level = attention_with_a_level_sink(n, keys, width, format=format)
+    q, k, values, mask, sinks = level.inputs
+    return op.attention(0 * q, k, values, mask, 0 * sinks, scale=1.0, cap=30.0)
+
+
 def attention_of_large_products(n: int, keys: int = 8, width: int = 4) -> Drawn:
     """Scores are small differences of products of 10⁷: float64's own error in them is larger than a float32's ulp."""
     rng = np.random.default_rng(10)
@@ -285,6 +311,14 @@ def rope_at_zero(n: int, width: int = 16, *, format: str = "bf16") -> Drawn:
     return op.rope(x, np.zeros((1, n), dtype=np.int64), Rope(theta=10000.0, width=width))
 
 
+def rope_of_zeros_at_zero(n: int, width: int = 16, *, format: str = "bf16") -> Drawn:
+    """Nothing turns, and one of each pair is a zero of either sign; the other is a midpoint."""
+    call = rope_at_zero(n, width, format=format)
+    (x,) = call.inputs
+    x[..., : width // 2] = np.random.default_rng(20).choice([0.0, -0.0], (1, n, 1, width // 2))
+    return op.rope(x, np.zeros((1, n), dtype=np.int64), Rope(theta=10000.0, width=width))
+
+
 def rope_of_zeros(n: int, width: int = 16) -> Drawn:
     """At position 10⁶, one of each pair is zero."""
     x = np.random.default_rng(16).standard_normal((1, n, 1, width)).astype(np.float32)
@@ -373,6 +407,7 @@ ADVERSARIES: Mapping[str, Adversary] = MappingProxyType(
         "rms_norm, far beside ties": _of(rms_norm_ties, "bf16", eps=5e-324),
         "layer_norm, ties": _of(layer_norm_ties, "bf16"),
         "layer_norm, beside ties": _of(layer_norm_ties, "bf16", eps=1e-30),
+        "layer_norm, far beside ties": _of(layer_norm_ties, "bf16", eps=5e-324),
         "layer_norm, ties of biases": _of(layer_norm_ties_of_biases, "bf16"),
         "layer_norm, weights of zero": _of(layer_norm_of_no_weight),
         "attention, level": _of(attention_level),
@@ -381,6 +416,9 @@ ADVERSARIES: Mapping[str, Adversary] = MappingProxyType(
         "attention, one key": _of(attention_of_one_key, "bf16"),
         "attention, groups": _of(attention_in_groups),
         "attention, huge scores": _of(attention_of_huge_scores, "bf16"),
+        "attention, huge scores and a sink": _of(attention_of_huge_scores_and_a_sink, "bf16"),
+        "attention, capped": _of(attention_capped, "bf16"),
+        "attention, a level sink of zero": _of(attention_with_a_level_sink_of_zero),
         "attention, large products": _of(attention_of_large_products, some=True),
         "attention, cancels": _of(attention_that_cancels),
         "attention, a level sink": _of(attention_with_a_level_sink),
@@ -400,6 +438,7 @@ ADVERSARIES: Mapping[str, Adversary] = MappingProxyType(
         "softmax, gaps": _of(softmax_of_gaps, some=True),
         "log_softmax, gaps": _of(log_softmax_of_gaps, "bf16", some=True),
         "rope, position 0": _of(rope_at_zero, "bf16"),
+        "rope, zeros at position 0": _of(rope_of_zeros_at_zero, "bf16"),
         "rope, zeros": _of(rope_of_zeros, some=True),
         "embed, ties": _of(embed_of_ties),
         "add, ties": _of(add_of_ties, "bf16", some=True),

@@ -78,17 +78,20 @@ def scaled(a: Reals, exponents: NDArray[Any] | int, /) -> Reals:
 
 def products_in_range(a: Reals, b: Reals, /) -> NDArray[np.bool_]:
     """Where `two_product` is valid, for two arrays of one shape."""
+    if all_products_in_range(a, b):
+        return np.ones(a.shape, dtype=bool)
     with np.errstate(all="ignore"):
-        (least_a, most_a), (least_b, most_b) = _sizes(a), _sizes(b)
-        if (
-            most_a * most_b <= LARGEST_PRODUCT
-            and least_a * least_b >= LEAST_PRODUCT
-            and max(most_a, most_b) <= LARGEST_FACTOR
-        ):
-            return np.ones(a.shape, dtype=bool)
         size = np.abs(a * b)
         inside = (a == 0) | (b == 0) | (size >= LEAST_PRODUCT) & (size <= LARGEST_PRODUCT)
         return np.asarray(inside & (np.maximum(np.abs(a), np.abs(b)) <= LARGEST_FACTOR))
+
+
+def all_products_in_range(a: Reals, b: Reals, /) -> bool:
+    """Whether `two_product` is valid for any number of a and any of b, which may have any shapes."""
+    with np.errstate(all="ignore"):
+        (least_a, most_a), (least_b, most_b) = _sizes(a), _sizes(b)
+        within = most_a * most_b <= LARGEST_PRODUCT and least_a * least_b >= LEAST_PRODUCT
+        return bool(within and max(most_a, most_b) <= LARGEST_FACTOR)
 
 
 def _sizes(a: Reals) -> tuple[np.float64, np.float64]:

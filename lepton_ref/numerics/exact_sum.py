@@ -17,8 +17,15 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.numerics.double_double import Pair
-from lepton_ref.numerics.error_free import fast_two_sum, products_in_range, scaled, split, two_product, two_sum
+from lepton_ref.numerics.error_free import (
+    all_products_in_range,
+    fast_two_sum,
+    products_in_range,
+    scaled,
+    split,
+    two_product,
+    two_sum,
+)
 from lepton_ref.numerics.formats import round_array
 from lepton_ref.numerics.sums import WORD, Integers, Reals, Sums, bit_lengths, joined, sums_of_fractions
 from lepton_ref.plain.formats import FloatFormat, Format, get_format
@@ -30,8 +37,7 @@ __all__ = [
     "dot_terms",
     "exact_sums",
     "fast_two_sum",
-    "pair_dot_sums",
-    "pair_sums",
+    "gathered_dot_sums",
     "split",
     "sums_to",
     "two_product",
@@ -87,6 +93,11 @@ def dot_terms(x: Reals, w: Reals, /) -> Reals:
     x, w = _factors(x, w)
     if not np.all(products_in_range(x, w)):
         raise ValueError("a product of x and w lies outside 2^-960 … 2^1000; use dot_sums")
+    return _terms(x, w)
+
+
+def _terms(x: Reals, w: Reals) -> Reals:
+    """As `dot_terms`, of products in range."""
     if _short(x) and _short(w):
         return x * w
     high, low = two_product(x, w)
@@ -112,13 +123,52 @@ def dot_sums(x: Reals, w: Reals, plus: Reals | None = None, /) -> Sums:
         )
     outside = np.asarray(~products_in_range(x, w).all(axis=1))
     if not outside.any():
-        return exact_sums(np.concatenate([dot_terms(x, w), more], axis=1) if more.size else dot_terms(x, w))
+        return exact_sums(np.concatenate([_terms(x, w), more], axis=1) if more.size else _terms(x, w))
     if not (np.isfinite(x[outside]).all() and np.isfinite(w[outside]).all() and np.isfinite(more).all()):
         raise ValueError("x, w or plus has NaN or infinity, of which there is no exact sum; take such rows out")
     rows, inside = np.flatnonzero(outside), np.asarray(~outside[:, None])
-    sums = exact_sums(np.concatenate([dot_terms(x * inside, w * inside), more * inside], axis=1))
+    sums = exact_sums(np.concatenate([_terms(x * inside, w * inside), more * inside], axis=1))
     sums.put(rows, _far_dot_sums(x[rows], w[rows], more[rows]))
     return sums
+
+
+def gathered_dot_sums(x: Reals, w: Reals, rows: Integers, columns: Integers, plus: Reals | None = None, /) -> Sums:
+    """(M, K), (U, K), (R), (R), (U, L) -> (R): the exact sums Σₖ x[row]·w[column] + Σₗ plus[column].
+
+    As `dot_sums`, of rows that occur many times: they are looked at once, and gathered a block at a time.
+
+    Raises:
+        ValueError: shapes that do not fit, or a number that is not finite.
+    """
+    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1]:
+        raise ValueError(f"x has shape {x.shape} and w {w.shape}; give both as (rows, terms of a row)")
+    if rows.shape != columns.shape or rows.ndim != 1:
+        raise ValueError(f"rows have shape {rows.shape} and columns {columns.shape}; give one of each for every sum")
+    for name, index, array in (("row", rows, x), ("column", columns, w)):
+        if index.size and not 0 <= index.min() <= index.max() < len(array):
+            raise ValueError(
+                f"{name} {index.min()} … {index.max()} of {len(array)}; give numbers of rows that there are"
+            )
+    more = np.zeros((len(w), 0)) if plus is None else _rows("plus", plus)
+    if len(more) != len(w):
+        raise ValueError(f"plus has shape {more.shape}; give ({len(w)}, any)")
+    x, w = (np.ascontiguousarray(array, dtype=np.float64) for array in (x, w))
+    easy = _short(x) and _short(w) and all_products_in_range(x, w)
+    step = max(1, BLOCK // max(1, x.shape[1]))
+    buffers = [np.empty((min(step, rows.size), x.shape[1])) for _ in range(2)]
+    parts = []
+    for at in range(0, rows.size, step):
+        here = rows[at : at + step], columns[at : at + step]
+        a, b = (
+            np.take(array, index, axis=0, out=buffer[: index.size], mode="clip")
+            for array, index, buffer in zip((x, w), here, buffers, strict=True)
+        )
+        if not easy:
+            parts.append(dot_sums(a, b, more[here[1]]))
+            continue
+        terms = np.multiply(a, b, out=a)
+        parts.append(exact_sums(np.concatenate([terms, more[here[1]]], axis=1) if more.size else terms))
+    return joined(parts)
 
 
 def sums_to(sums: Sums, format: str | Format, /, *, mode: str = "even", saturate: bool = False) -> Reals:
@@ -135,17 +185,6 @@ def sums_to(sums: Sums, format: str | Format, /, *, mode: str = "even", saturate
             f"{f.name}, {mode}, saturate={saturate}: formats of more than {ODD_BITS} bits: only fp64, even"
         )
     return sums.nearest()
-
-
-def pair_sums(a: Pair, /) -> Sums:
-    """(R, N) -> (R): the exact sums of rows of double-doubles."""
-    return exact_sums(np.concatenate([a.high, a.low], axis=1))
-
-
-def pair_dot_sums(a: Pair, b: Pair, /) -> Sums:
-    """(R, K), (R, K) -> (R): the exact dot products of rows of double-doubles."""
-    left = np.concatenate([a.high, a.high, a.low, a.low], axis=1)
-    return dot_sums(left, np.concatenate([b.high, b.low, b.high, b.low], axis=1))
 
 
 def _far_dot_sums(x: Reals, w: Reals, more: Reals) -> Sums:
@@ -188,7 +227,8 @@ def _factors(x: Reals, w: Reals) -> tuple[Reals, Reals]:
 
 def _short(a: Reals) -> bool:
     """Whether all have 26 significant bits or fewer: the last 27 of the 52 stored ones are zero."""
-    return not (np.ascontiguousarray(a).view(np.uint64) & np.uint64(2**27 - 1)).any()
+    bits = np.bitwise_or.reduce(np.ascontiguousarray(a).view(np.uint64), axis=None)
+    return int(bits) & (2**27 - 1) == 0
 
 
 def _slices(terms: Reals, bits: int) -> tuple[Integers, Integers, NDArray[np.bool_]]:

@@ -50,11 +50,14 @@ class Repair:
             nothing between float64 and `plain`.
         side: on which side of a midpoint the exact value lies: −1, 0 (on it), 1, or `UNKNOWN`; asked where
             double-double left two neighbours. None where only `plain` can tell.
+        exact: the exact values rounded to odd in float64, which decides every rounding to activations; the one step
+            for ops that are sums of products, instead of the others. None elsewhere.
     """
 
     plain: Callable[[tuple[int, ...]], Real | float]
     double: Callable[[Index], tuple[Pair, Reals]] | None = None
     side: Callable[[Index, Reals], NDArray[np.int8]] | None = None
+    exact: Callable[[Index], Reals] | None = None
 
 
 def lift(x: Array, /, *, backend: Backend) -> Array:
@@ -142,6 +145,8 @@ def _repaired(
 @np.errstate(all="ignore")
 def settle(places: Index, repair: Repair, format: str, /) -> tuple[Reals, int]:
     """-> the exact values at these places, rounded once to the format, and how many needed more than double-double."""
+    if repair.exact is not None:
+        return round_array(repair.exact(places), format), places[0].size
     low = np.full(places[0].size, -math.inf)
     high = np.full(places[0].size, math.inf)
     if repair.double is not None:

@@ -33,9 +33,10 @@ TANH_GELU_CUBE = Pair.rational(Fraction(44715, 10**6))
 QUICK_GELU_SCALE = Pair.rational(Fraction(1702, 1000))
 
 
-TINY = 2.0**-70
-"""Below it an activation is its leading term times 1 + δ with 0 < |δ| < 2^−68, and of numbers of 24 bits and a midpoint
-of 25 the leading term, times up, either is the midpoint or differs from it by 2⁻⁵⁰ of itself or more."""
+TINY, TINY_CUBE = 2.0**-52, 2.0**-26
+"""Below it an activation is its leading term times 1 + δ with 0 < |δ| < 2⁻⁵², and of numbers of 24 bits and a midpoint
+of 25 the leading term, times up, either is the midpoint or differs from it by 2⁻⁴⁸ of itself or more. Tanh's δ is of
+second order."""
 
 
 def _gelu_tanh(x: Pair) -> Pair:
@@ -72,7 +73,7 @@ LEADING: Mapping[str, tuple[Callable[[Reals], Reals], Callable[[Reals], Reals]]]
     }
 )
 """Activation → its leading term near 0, and the sign of δ: sigmoid is ½ + x/4 − …, tanh x − x³/3 + …, x·sigmoid(a·x)
-and x·Φ(x) are x/2·(1 + b·x + …) with a positive b."""
+and x·Φ(x) are x/2·(1 + b·x + …) with 0 < b < 1."""
 
 
 def activation_repair(x: Array, up: Array | None, kind: str, backend: Backend) -> Repair:
@@ -103,7 +104,8 @@ def activation_repair(x: Array, up: Array | None, kind: str, backend: Backend) -
         factor, correction = LEADING[kind]
         leading = two_product(factor(small), other)
         terms = np.stack([*leading, -middle], axis=1)
-        usual = (np.abs(small) < TINY) & (np.abs(small) > LEAST) & (np.abs(other) > LEAST) & (np.abs(other) < LARGEST)
+        usual = (np.abs(small) < (TINY_CUBE if kind == "tanh" else TINY)) & (np.abs(small) > LEAST)
+        usual &= (np.abs(other) > LEAST) & (np.abs(other) < LARGEST)
         sign = exact_sums(np.where(usual[:, None], terms, 0.0)).sign()
         beside = (np.sign(leading[0]) * correction(small)).astype(np.int8)
         return np.where(usual, np.where(sign == 0, beside, sign), np.int8(UNKNOWN)).astype(np.int8)

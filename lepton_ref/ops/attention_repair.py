@@ -1,9 +1,7 @@
-r"""Attention for single elements: in double-double, and exactly where every score that is seen is the same.
+r"""Attention for single elements: in double-double, and on which side of a midpoint they lie.
 
 Scores are exact sums, taken relative to one key's: Σₖ q·(key[s] − key[top]), so a distance is within 2⁻¹⁰⁴ of itself
-however large the scores are. Weights are exp of that, sums of them exact sums of both halves. With equal scores y is
-the mean of the values, and on which side of m it lies is the sign of Σₛ value[s] − S·m. With groups of equal scores y
-is m if and only if that is zero in each group.
+however large the scores are. Weights are exp of that, sums of them exact sums of both halves.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.double_functions import exp, tanh
 from lepton_ref.numerics.exact_sum import dot_sums, exact_sums, two_product, two_sum
 from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
+from lepton_ref.ops.attention_side import Ranked, side_of
 from lepton_ref.ops.base import host_reals
 from lepton_ref.plain import attention as plain_attention
 from lepton_ref.plain.real import Value
@@ -28,6 +27,9 @@ Booleans = NDArray[np.bool_]
 
 DOUBLE_ERROR = 2.0**-88
 """Of a weight, relative: exp within 2⁻¹⁰², and its argument, of size 746 at most, within 2⁻¹⁰² of itself."""
+
+SCORE_ERROR = 2.0**-90
+"""Of a score or a distance, capped or not, relative."""
 
 AT_ONCE = 1 << 22
 """Values that lie in memory at once where every element is a tie."""
@@ -89,43 +91,75 @@ class AttentionRepair:
         return y, np.where(safe, size * (4 * error[where] + 2.0**-88), np.inf)
 
     def side(self, places: Index, middle: Reals) -> NDArray[np.int8]:
-        """The sign of Σ value − S·m where all distances are exactly zero; 0 on a tie of groups; else unknown."""
+        """See `lepton_ref.ops.attention_side`."""
         b, g, h, t = self._query(places)
-        if self.given.sinks_h is not None or self.given.cap is not None or not self._finite(b, g, h, t, places[-1]):
+        if not self._finite(b, g, h, t, places[-1]):
             return np.full(b.size, UNKNOWN, dtype=np.int8)
         queries, where = _distinct(b, g, h, t)
-        distance, seen = self._distances(*queries, exact=True)
-        group = self._groups(queries, distance, seen)[where]
-        values = np.where(seen[where], self.given.host(self.given.v_bsgk)[b, :, g, places[-1]], 0.0)
-        level: Booleans = np.asarray(group.max(axis=1) == 0)
+        ranked, known = self._ranked(*queries)
+        values = self.given.host(self.given.v_bsgk)
         sign = np.full(b.size, UNKNOWN, dtype=np.int8)
-        for at in np.array_split(np.flatnonzero(level), max(1, b.size * values.shape[1] // AT_ONCE)):
-            sign[at] = _side_of_mean(values[at], group[at] == 0, middle[at])
-        mixed = np.flatnonzero(~level & (group.min(axis=1) > -2))
-        cells = mixed.size * (group.max(initial=0) + 1) * values.shape[1]
-        for at in np.array_split(mixed, max(1, int(cells) // AT_ONCE)) if mixed.size else ():
-            sign[at] = np.where(_ties(values[at], group[at], middle[at]), np.int8(0), np.int8(UNKNOWN))
+        there = np.flatnonzero(known[where])
+        for at in np.array_split(there, there.size * (values.shape[1] + 1) // AT_ONCE + 1):
+            seen = np.concatenate([values[b[at], :, g[at], places[-1][at]], np.zeros((at.size, 1))], axis=1)
+            sign[at] = side_of(middle[at], seen, ranked[where[at]])
         return sign
 
-    def _groups(self, queries: Any, distance: Pair, seen: Booleans) -> Places:
-        """(N, S) -> (N, S): keys of exactly equal scores have one number; −1 is unseen, and −2 says: not known."""
-        if not np.any(seen & (distance.high != 0.0)):
+    def _ranked(self, b: Any, g: Any, h: Any, t: Any) -> tuple[Ranked, Booleans]:
+        """(N, S + 1), (N): the scores of these queries, the sink's last, and where the sink is no obstacle."""
+        a = self.given
+        sink = np.full(len(b), -np.inf) if a.sinks_h is None else a.host(a.sinks_h)[h]
+        known, present = sink < np.inf, np.isfinite(sink)  # NaN is not known
+        if a.cap is None and not present.any():
+            score, seen = self._distances(b, g, h, t, exact=True)
+        else:
+            score, seen = self._scores(b, g, h, t)
+        error = np.abs(score.high) * SCORE_ERROR + 2.0**-900
+        last = np.where(present, sink, 0.0)
+        near = seen & present[:, None] & (np.abs(score.high - last[:, None]) <= 2 * error)
+        meets = self._meets_sink((b, g, h, t), near, last)
+        row, key = np.nonzero(meets)
+        every = Pair(np.append(score.high, last[:, None], axis=1), np.append(score.low, 0.0 * last[:, None], axis=1))
+        every.high[row, -1], every.low[row, -1] = score.high[row, key], score.low[row, key]
+        group = self._groups((b, g, h, t), every, np.append(seen, present[:, None], axis=1), meets)
+        error = np.append(error, np.where(meets, error, 0.0).max(axis=1, keepdims=True), axis=1)
+        return Ranked(every, error, group), np.asarray(known)
+
+    def _meets_sink(self, queries: Any, near: Booleans, sink: Reals) -> Booleans:
+        """(N, S), (N) -> (N, S): which of the scores that are near a sink are exactly equal to it.
+
+        A capped score is cap·tanh of a rational number: rational, as a sink is, only where both are zero.
+        """
+        a, found = self.given, np.zeros(near.shape, dtype=bool)
+        row, key = np.nonzero(near if a.cap is None else near & (sink == 0.0)[:, None])
+        if row.size:
+            b, g, h, t = (axis[row] for axis in queries)
+            q = np.concatenate(two_product(a.host(a.q_bthk)[b, t, h], np.array(a.scale)), axis=1)
+            k = a.host(a.k_bsgk)[b, key, g]
+            found[row, key] = dot_sums(q, np.concatenate([k, k], axis=1), -sink[row][:, None]).sign() == 0
+        return found
+
+    def _groups(self, queries: Any, score: Pair, seen: Booleans, meets: Booleans) -> Places:
+        """(N, S + 1), (N, S + 1), (N, S) -> (N, S + 1): see `Ranked`."""
+        if not np.any(seen & (score.high != score.high[:, :1])) and not np.any(score.high):
             return np.where(seen, 0, -1)
         b, g, h, t = queries
-        order = np.lexsort((distance.low, np.where(seen, distance.high, np.inf)))
+        order = np.lexsort((-score.low, np.where(seen, -score.high, np.inf)))
         rows = np.arange(len(order))[:, None]
-        near = distance[rows, order]
-        there = seen[rows, order]
+        near, there = score[rows, order], seen[rows, order]
         equal = (near.high[:, 1:] == near.high[:, :-1]) & (near.low[:, 1:] == near.low[:, :-1]) & there[:, 1:]
-        keys = self.given.host(self.given.k_bsgk)[b[:, None], order, g[:, None]]
         row, at = np.nonzero(equal)
+        one, other = order[row, at], order[row, at + 1]
+        sink = seen.shape[1] - 1
+        keys = self.given.host(self.given.k_bsgk)
+        first, second = (keys[b[row], np.minimum(key, sink - 1), g[row]] for key in (one, other))
         q = self.given.host(self.given.q_bthk)[b, t, h][row]
-        pairs = np.concatenate([keys[row, at + 1], -keys[row, at]], axis=1)
-        differs = dot_sums(np.concatenate([q, q], axis=1), pairs).sign() != 0
+        same = dot_sums(np.concatenate([q, q], axis=1), np.concatenate([second, -first], axis=1)).sign() == 0
+        with_sink = meets[row, np.minimum(np.minimum(one, other), sink - 1)]
+        equal[row, at] = np.where(np.maximum(one, other) == sink, with_sink, same)
         number: Places = np.concatenate([np.zeros((len(order), 1), dtype=np.intp), np.cumsum(~equal, axis=1)], axis=1)
         found = np.empty(order.shape, dtype=np.intp)
         found[rows, order] = np.where(there, number, -1)
-        found[row[differs]] = -2
         return found
 
     def _finite(self, b: Any, g: Any, h: Any, t: Any, k: Any) -> bool:
@@ -202,15 +236,20 @@ class AttentionRepair:
             difference = whole - whole[np.arange(n), top][:, None]
         return difference * a.scale, seen
 
-    def _absolute(self, b: Any, g: Any, h: Any, t: Any) -> tuple[Pair, Pair, Reals]:
-        """(N, S), (N, 1), (N): distances to the largest of capped scores and the sink, the sink's, and their error."""
+    def _scores(self, b: Any, g: Any, h: Any, t: Any) -> tuple[Pair, Booleans]:
+        """(N, S) twice: capped scores within `SCORE_ERROR`, and who is seen."""
         a = self.given
         q, keys, seen = self._operands(b, g, h, t)
         n, s, k = keys.shape
         sums = dot_sums(np.broadcast_to(q[:, None], keys.shape).reshape(n * s, k), keys.reshape(n * s, k)).pair()
         score = Pair(sums.high.reshape(n, s), sums.low.reshape(n, s)) * a.scale
-        if a.cap is not None:
-            score = tanh(score / a.cap) * a.cap
+        return (score if a.cap is None else tanh(score / a.cap) * a.cap), seen
+
+    def _absolute(self, b: Any, g: Any, h: Any, t: Any) -> tuple[Pair, Pair, Reals]:
+        """(N, S), (N, 1), (N): distances to the largest of capped scores and the sink, the sink's, and their error."""
+        a = self.given
+        score, seen = self._scores(b, g, h, t)
+        n = len(b)
         sink = np.full(n, -np.inf) if a.sinks_h is None else a.host(a.sinks_h)[h]
         largest = np.maximum(np.max(np.where(seen, score.high, -np.inf), axis=1), sink)[:, None]
         there = np.isfinite(sink)[:, None]
@@ -224,29 +263,6 @@ def _finite(x: Reals) -> tuple[Reals, Booleans]:
     """(N, …) -> the same with 0 for what is not finite, and (N): which rows needed none. Exact sums take no other."""
     finite = np.isfinite(x)
     return np.where(finite, x, 0.0), np.asarray(finite.reshape(len(x), -1).all(axis=1))
-
-
-def _side_of_mean(values: Reals, here: Booleans, middle: Reals) -> NDArray[np.int8]:
-    """(N, S), (N, S), (N) -> (N): the sign of Σ value − n·m over the n that are here."""
-    minus = two_product(here.sum(axis=1).astype(np.float64), -middle)
-    return exact_sums(np.concatenate([values, *(part[:, None] for part in minus)], axis=1)).sign()
-
-
-def _ties(values: Reals, group: Places, middle: Reals) -> Booleans:
-    """(N, S), (N, S), (N) -> (N): whether Σ (value − m) is zero within each group: only then is y equal to m.
-
-    Lindemann and Weierstrass: exponentials of different algebraic numbers are linearly independent.
-    """
-    members = group[:, None, :] == np.arange(group.max() + 1)[:, None]
-    sizes: Places = members.sum(axis=2)
-    alone = np.take_along_axis(sizes, np.maximum(group, 0), axis=1) == 1
-    found: Booleans = ~((group >= 0) & alone & (values != middle[:, None])).any(axis=1)  # a quick no
-    left = np.flatnonzero(found)
-    n, g, s = members[left].shape
-    each = np.where(members[left], values[left][:, None, :], 0.0).reshape(n * g, s)
-    signs = _side_of_mean(each, members[left].reshape(n * g, s), np.repeat(middle[left], g))
-    found[left] = ~signs.reshape(n, g).any(axis=1)
-    return found
 
 
 def _distinct(*axes: Places) -> tuple[tuple[Places, ...], Places]:

@@ -136,21 +136,32 @@ class _Repair:
         centred = expansion(np.concatenate([*(part[:, None] for part in two_product(x, width)), -total[where]], axis=1))
         spread = expansion(np.concatenate(self._spread(rows, total, width), axis=1))[where]
         rest = np.stack(two_sum(middle, -bias), axis=1)
+        eps = self._many_eps(np.abs(rest[:, 0]), width)
         top = products(centred, w[:, None])
-        squares = [products(top, top), products(-rest, rest, spread)]
+        squares = [products(top, top), products(-rest, rest, spread), products(-rest, rest, eps)]
         signs = [exact_sums(part).sign() for part in (top, rest, np.concatenate(squares, axis=1))]
         sign = np.where(signs[0] != signs[1], np.sign(signs[0] - signs[1]), signs[2] * signs[0]).astype(np.int8)
         numbers = np.abs(np.stack([w, middle, bias, np.max(np.abs(rows), axis=1)[where]], axis=1))
-        known = (numbers.max(axis=1) < 2.0**60) & (np.abs(w) > 2.0**-60) & (self.eps == 0 or 1e-40 < self.eps < 1e40)
+        known = (numbers.max(axis=1) < 2.0**60) & (np.abs(w) > 2.0**-60) & (self.eps < 1e40)
         known &= np.min(np.where(rows == 0, 1.0, np.abs(rows)), axis=1)[where] > 2.0**-60
         return np.where(known & finite, sign, np.int8(UNKNOWN)).astype(np.int8)
 
     def _spread(self, rows: Reals, total: Reals, width: Reals) -> list[Reals]:
-        """Terms of D·Σ x² − (Σ x)² + D²·ε."""
-        many = np.full((len(rows), 1), width)
-        eps = np.full((len(rows), 1), self.eps)
+        """Terms of D·Σ x² − (Σ x)²."""
         squares = expansion(np.concatenate(two_product(rows, rows), axis=1))
-        return [products(squares, many), products(-total, total), products(many, many, eps)]
+        return [products(squares, np.full((len(rows), 1), width)), products(-total, total)]
+
+    def _many_eps(self, rest: Reals, width: Reals) -> Reals:
+        """(N) -> (N, 2): terms of D²·ε, or of more where (m − b)²·D²·ε is so small that only its sign counts.
+
+        Without ε, what is asked for the sign of is a multiple of 2⁻⁴⁶⁶: m and b are ones of 2⁻¹⁵⁰; x and w, where this
+        is asked, of 2⁻⁸³. So an ε that makes it 2⁻⁵⁰⁰ does what a smaller one does, and its products do not underflow.
+        """
+        many = width * width
+        eps = np.zeros(rest.shape)
+        if self.eps:
+            eps = np.maximum(self.eps, 2.0**-500 / (np.maximum(rest * rest, 2.0**-300) * many))
+        return np.stack(two_product(np.full(rest.shape, many), eps), axis=1)
 
     def plain(self, place: tuple[int, ...]) -> Value:
         """The specification's value of one element."""

@@ -113,8 +113,7 @@ class _Repair:
     def double(self, places: Index) -> tuple[Pair, Reals]:
         """Exact sums, the mean and the length in double-double."""
         unique, where = np.unique(places[0], return_inverse=True)
-        vectors = [self._vector(int(b)) for b in unique]
-        whole = Pair(np.stack([v.high for v in vectors]), np.stack([v.low for v in vectors]))
+        whole = self._vectors(unique)
         value = whole[where, places[1]]
         if not self.normalise:
             return value, np.where(np.abs(value.high) > 2.0**-400, np.abs(value.high) * DOUBLE_ERROR, np.inf)
@@ -144,11 +143,15 @@ class _Repair:
         rows = self.x[b][self.mask[b]].tolist()
         return algebraic.pool(rows, kind=self.kind, normalise=self.normalise)[d]
 
-    def _vector(self, b: int) -> Pair:
-        """(D): the pooled vector of one sequence; NaN where a mean takes in what is not finite."""
-        rows: NDArray[np.float64] = self.x[b][self.mask[b]]
-        if self.kind == "mean":
-            finite = np.isfinite(rows).all(axis=0)
-            mean = exact_sums(np.ascontiguousarray(np.where(finite, rows, 0.0).T)).pair() / len(rows)
-            return Pair(np.where(finite, mean.high, np.nan), mean.low)
-        return Pair.of(rows[0] if self.kind == "cls" else rows.max(axis=0))
+    def _vectors(self, b: NDArray[np.intp]) -> Pair:
+        """(N) -> (N, D): the pooled vectors of some sequences; NaN where a mean takes in what is not finite."""
+        mask, rows = self.mask[b], self.x[b]
+        if self.kind == "cls":
+            return Pair.of(rows[np.arange(b.size), mask.argmax(axis=1)])
+        if self.kind == "max":
+            return Pair.of(np.where(mask[:, :, None], rows, -np.inf).max(axis=1))
+        seen = np.where(mask[:, :, None], rows, 0.0)
+        finite: NDArray[np.bool_] = np.asarray(np.isfinite(seen).all(axis=1))
+        terms = np.where(finite[:, None], seen, 0.0).transpose(0, 2, 1).reshape(finite.size, mask.shape[1])
+        mean = exact_sums(terms).pair().reshape(*finite.shape) / mask.sum(axis=1, keepdims=True)
+        return Pair(np.where(finite, mean.high, np.nan), mean.low)

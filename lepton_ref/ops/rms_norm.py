@@ -79,16 +79,17 @@ class _Repair:
         """The sign of y − m, as the page says; unknown where a product might leave the range of exact ones."""
         rows, where, x, w = self._inputs(places)
         width = rows.shape[1]
-        squares = expansion(np.concatenate([*two_product(rows, rows), *self._many_eps(rows)], axis=1))
+        squares = expansion(np.concatenate(two_product(rows, rows), axis=1))
         factor = np.stack(two_sum(w, np.full(w.shape, self.offset)), axis=1)
         top = products(x[:, None], factor)
         numerator = products(top, top, np.full((len(x), 1), float(width)))
-        denominator = products(-middle[:, None], middle[:, None], squares[where])
-        sign = exact_sums(np.concatenate([numerator, denominator], axis=1)).sign()
+        minus = [products(-middle[:, None], middle[:, None], part) for part in (squares[where], self._many_eps(middle))]
+        sign = exact_sums(np.concatenate([numerator, *minus], axis=1)).sign()
         size = np.max(np.abs(np.concatenate([middle[:, None], factor], axis=1)), axis=1)
         size = np.maximum(size, np.max(np.abs(rows), axis=1)[where])
         least = np.min(np.abs(np.stack([x, middle, factor[:, 0]], axis=1)), axis=1)
-        known = (size < 2.0**130) & (least > 2.0**-150) & (self.eps == 0 or 1e-60 < self.eps < 1e60)
+        known = (size < 2.0**130) & (least > 2.0**-150) & (self.eps < 1e60)
+        known &= self.offset == 0 or abs(self.offset) > 2.0**-90  # a multiple of 2⁻¹⁴⁹
         return np.where(known, sign * np.sign(middle).astype(np.int8), np.int8(UNKNOWN)).astype(np.int8)
 
     def plain(self, place: tuple[int, ...]) -> Value:
@@ -100,10 +101,15 @@ class _Repair:
             self.plain_rows[tuple(row)] = values
         return self.plain_rows[tuple(row)][d]
 
-    def _many_eps(self, rows: Reals) -> list[Reals]:
-        """Two columns whose sum is D·ε."""
-        width = np.full((len(rows), 1), float(rows.shape[1]))
-        return list(two_product(width, np.full(width.shape, self.eps)))
+    def _many_eps(self, middle: Reals) -> Reals:
+        """(N) -> (N, 2): terms of D·ε, or of more where m²·D·ε is so small that only its sign counts.
+
+        Without ε, x²·w'²·D − m²·Σⱼ xⱼ² is a multiple of 2⁻⁵⁹⁸, since x and w' are ones of 2⁻¹⁴⁹ and m of 2⁻¹⁵⁰. So an
+        ε of which m²·D·ε is 2⁻⁶⁴⁰ does what a smaller one does, and its products do not underflow.
+        """
+        width = np.full(middle.shape, float(self.x.shape[-1]))
+        eps = np.maximum(self.eps, 2.0**-640 / (middle * middle * width)) if self.eps else np.zeros(middle.shape)
+        return np.stack(two_product(width, eps), axis=1)
 
     def _inputs(self, places: Index) -> tuple[Reals, NDArray[np.intp], Reals, Reals]:
         """The distinct rows (R, D), each place's row (N), and x and w at each place (N)."""

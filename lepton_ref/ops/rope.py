@@ -12,6 +12,7 @@ the rounding test. The angle does not enter: `lepton_ref.ops.rope_tables`.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
@@ -21,6 +22,7 @@ from lepton_ref.numerics.exact_sum import exact_sums, two_product
 from lepton_ref.numerics.rounding import Index, Reals, Repair
 from lepton_ref.ops.base import host_reals, op, require_axis
 from lepton_ref.ops.rope_tables import TABLE_ERROR, RopeTables
+from lepton_ref.plain import rope as angles
 from lepton_ref.plain import turn
 from lepton_ref.plain.real import Value
 
@@ -101,7 +103,13 @@ class _Repair:
         ]
         value = exact_sums(np.stack(products, axis=1)).pair()
         size = (np.abs(a) + np.abs(c)) * abs(self.tables.factor)
-        return value, np.where(size > 2.0**-400, size * (4 * TABLE_ERROR), np.inf)
+        error = np.where(size > 2.0**-400, size * (4 * TABLE_ERROR), np.inf)
+        if not self.tables.factor_is_exact:
+            return value, error
+        still = (self.tables.positions[row, t] == 0) | self._motionless()[pair]  # x·factor, or a zero
+        zero = np.where(second, c + a * 0.0, a + c * 0.0) * self.tables.factor
+        high = np.where(still & (value.high == 0.0), zero, value.high)
+        return Pair(high, value.low), np.where(still & ((size == 0.0) | (size > 2.0**-400)), 0.0, error)
 
     def plain(self, place: tuple[int, ...]) -> Value:
         """The specification's value of one element."""
@@ -111,6 +119,11 @@ class _Repair:
         position = int(self.tables.positions[row, t])
         length = int(self.tables.lengths[min(b, len(self.tables.lengths) - 1)])
         return turn.rope(head, position, self.tables.rope, length=length)[k]
+
+    def _motionless(self) -> NDArray[np.bool_]:
+        """(R/2): the pairs whose frequency is 0."""
+        rope, length = self.tables.rope, int(self.tables.lengths[0])
+        return np.array([angles.stands_still(rope, 1, pair, length=length) for pair in range(rope.width // 2)])
 
     def _pair_of(self, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which pair each place belongs to, and whether it is the second of it."""

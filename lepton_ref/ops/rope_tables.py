@@ -45,6 +45,7 @@ class RopeTables:
         positions: (B, T).
         lengths: (B) or (1), the context's length for the kinds that depend on it.
         factor: the attention factor, rounded.
+        factor_is_exact: whether it needed no rounding.
     """
 
     cos: Array
@@ -55,6 +56,7 @@ class RopeTables:
     positions: NDArray[np.int64]
     lengths: NDArray[np.int64]
     factor: float
+    factor_is_exact: bool
 
 
 def rope_tables(
@@ -83,8 +85,10 @@ def rope_tables(
     cos, sin = cos_sin(_angles(positions, rope, given))
     factor = _pair(rope)
     cos, sin = cos * factor, sin * factor
+    rounded = float(factor.high)
+    exact = plain.attention_factor(rope).exact == Fraction(rounded)
     return RopeTables(
-        backend.from_numpy(cos.high), backend.from_numpy(sin.high), cos, sin, rope, positions, given, float(factor.high)
+        backend.from_numpy(cos.high), backend.from_numpy(sin.high), cos, sin, rope, positions, given, rounded, exact
     )
 
 

@@ -44,10 +44,10 @@ def softcap(x: Array, *, cap: float, backend: Backend, precision: Precision) -> 
         return transcendental.softcap([float(host_reals(x, backend=backend)[place])], cap)[0]
 
     def side(places: Index, middle: Reals) -> NDArray[np.int8]:
-        """Near 0 it is x·(1 − δ), 0 < δ < 2⁻¹³⁸: of x and a midpoint that are one, y lies nearer to zero."""
+        """Near 0 it is x·(1 − δ), 0 < δ < 2⁻⁴⁰, less than lies between x and a midpoint that are not one."""
         small = host_reals(x, backend=backend)[places]
         sign = np.where(small == middle, -np.sign(small), np.sign(small - middle))
-        usual = (np.abs(small) < cap * 2.0**-70) & (np.abs(small) > 2.0**-400)
+        usual = (np.abs(small) < cap * 2.0**-20) & (np.abs(small) > 2.0**-400)
         return np.where(usual, sign, UNKNOWN).astype(np.int8)
 
     repair = Repair(plain, double, side)
