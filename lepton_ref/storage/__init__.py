@@ -21,10 +21,43 @@ from lepton_ref.storage.q6_k import Q6_K
 from lepton_ref.storage.q8_0 import Q8_0
 from lepton_ref.storage.views import RowView
 
-__all__ = ["DENSE_FORMATS", "FORMATS", "BlockFormat", "BlockQuantised", "Dense", "RowView", "Weight", "decode"]
+__all__ = [
+    "DENSE_FORMATS",
+    "FORMATS",
+    "BlockFormat",
+    "BlockQuantised",
+    "Dense",
+    "RowView",
+    "Weight",
+    "decode",
+    "encode",
+]
 
 FORMATS: Mapping[str, BlockFormat] = MappingProxyType({f.name: f for f in (Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K)})
 """Name → block format."""
+
+
+def encode(name: str, array: HostArray, /, *, weights: HostArray | None = None) -> NDArray[np.uint8]:
+    """`(..., elements) -> (..., bytes of whole blocks)` numbers as the format of this name stores them.
+
+    Args:
+        name: a key of `DENSE_FORMATS` or of `lepton_ref.storage.encoders.ENCODERS`.
+        array: float32, or what float32 holds exactly, all finite; the last axis holds whole blocks.
+        weights: `(..., elements)`, or of a shape that broadcasts to it: how much the square of each error counts, for
+            the formats that search for scales; None counts all alike. The others do not take them.
+
+    Returns:
+        uint8, what `decode` takes.
+
+    Raises:
+        ValueError: an unknown format, rows that are not whole blocks, numbers that are not finite or not float32's,
+            weights that are negative or not finite.
+    """
+    from lepton_ref.storage.encoders import encode_blocks, encode_dense
+
+    if name in DENSE_FORMATS:
+        return encode_dense(name, array)
+    return encode_blocks(name, array, weights)
 
 
 def decode(name: str, raw: NDArray[np.uint8]) -> HostArray:

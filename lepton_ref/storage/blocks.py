@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.interface import HostArray
 from lepton_ref.storage.base import Weight
+from lepton_ref.storage.layout import Field, Part
 
 CHUNK = 1 << 16
 """Elements decoded at a time, so that the temporaries of a decoder stay in a core's cache."""
@@ -33,6 +34,9 @@ class BlockFormat:
         decode: `(N, nbytes) uint8 -> (N, length) float32`, the closed form rounded once.
         decode_element: the specification: (block bytes, element) -> the float32 value, one element at a time.
         unrounded: `(N, nbytes) uint8 -> (N, length) float64`, the closed form itself; None where `decode` is exact.
+        fields: the block's bytes, in order.
+        formula: an element's value in terms of its parts, such as "d·(q − 8)".
+        read: (block bytes, element) -> the parts of the formula, with their bits.
     """
 
     name: str
@@ -41,6 +45,9 @@ class BlockFormat:
     decode: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     decode_element: Callable[[bytes, int], float]
     unrounded: Callable[[NDArray[np.uint8]], NDArray[np.float64]] | None = None
+    fields: tuple[Field, ...] = ()
+    formula: str = ""
+    read: Callable[[bytes, int], tuple[Part, ...]] | None = None
 
     def values(self, raw: NDArray[np.uint8], *, rounded: bool = True) -> HostArray:
         """`(..., bytes of whole blocks) uint8 -> (..., elements) float32`, chunk by chunk; float64 if not `rounded`.

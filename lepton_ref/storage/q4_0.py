@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 
 from lepton_ref.storage.bits import half, halves, nibble, nibbles, to_float32
 from lepton_ref.storage.blocks import BlockFormat
+from lepton_ref.storage.layout import Bits, Field, Part, number, part
+
+
+def read(block: bytes, e: int) -> tuple[Part, ...]:
+    """The scale and the code of one element."""
+    return number(block, "d", 0, "e"), part(block, "q", (Bits(2 + e % 16, 4 * (e // 16), 4),))
 
 
 def decode_element(block: bytes, e: int) -> float:
@@ -26,4 +32,7 @@ def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     return q
 
 
-Q4_0 = BlockFormat("Q4_0", length=32, nbytes=18, decode=decode, decode_element=decode_element)
+Q4_0 = BlockFormat(
+    "Q4_0", length=32, nbytes=18, decode=decode, decode_element=decode_element,
+    fields=(Field("d", 0, 2, "fp16"), Field("qs", 2, 16, "4-bit codes")), formula="d·(q − 8)", read=read,
+)  # fmt: skip
