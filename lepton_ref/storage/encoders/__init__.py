@@ -16,12 +16,28 @@ from numpy.typing import NDArray
 from lepton_ref.interface import HostArray
 from lepton_ref.numerics.formats import round_array
 from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
+from lepton_ref.storage.encoders import fp4, legacy, ternary
 
 Floats = NDArray[np.float32]
 Encoder: TypeAlias = Callable[[Floats, Floats | None], NDArray[np.uint8]]
 """`(N, length) float32, weights of that shape or None -> (N, nbytes) uint8`."""
 
-ENCODERS: Mapping[str, Encoder] = MappingProxyType({})
+ENCODERS: Mapping[str, Encoder] = MappingProxyType(
+    {
+        "Q1_0": legacy.encode_q1_0,
+        "Q4_0": legacy.encode_q4_0,
+        "Q4_1": legacy.encode_q4_1,
+        "Q5_0": legacy.encode_q5_0,
+        "Q5_1": legacy.encode_q5_1,
+        "Q8_0": legacy.encode_q8_0,
+        "Q8_1": legacy.encode_q8_1,
+        "Q8_K": legacy.encode_q8_k,
+        "TQ1_0": ternary.encode_tq1_0,
+        "TQ2_0": ternary.encode_tq2_0,
+        "MXFP4": fp4.encode_mxfp4,
+        "NVFP4": fp4.encode_nvfp4,
+    }
+)
 """Name → encoder of a block format."""
 
 WEIGHTED: frozenset[str] = frozenset()
@@ -74,7 +90,8 @@ def encode_blocks(name: str, array: HostArray, weights: HostArray | None) -> NDA
     step = max(1, AT_ONCE // block.length)
     for at in range(0, len(x), step):
         here = slice(at, at + step)
-        out[here] = ENCODERS[name](x[here], None if many is None else many[here])
+        with np.errstate(all="ignore"):  # a scale beyond fp16 is infinite, 1/d of a tiny one too
+            out[here] = ENCODERS[name](x[here], None if many is None else many[here])
     return out.reshape(*array.shape[:-1], array.shape[-1] // block.length * block.nbytes)
 
 
