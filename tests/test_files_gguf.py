@@ -128,7 +128,7 @@ def test_alignment_is_obeyed(tmp_path: Path) -> None:
     assert [weight.decode().tolist() for weight in file.tensors.values()] == [[1, 2], [3, 4]]
 
 
-@pytest.mark.parametrize("name", ["IQ2_XS", "Q5_K", "MXFP4", "Q4_0_8_8"])
+@pytest.mark.parametrize("name", ["Q4_2", "Q4_0_8_8", "IQ4_NL_4_4"])
 def test_a_type_that_is_not_decoded_fails_at_once_by_name(name: str, tmp_path: Path) -> None:
     number = next(number for number, known in TENSOR_TYPES.items() if known == name)
     path = put(tmp_path, gguf([], [info("blk.0.attn_q.weight", sizes=[256], type=number)]))
@@ -397,6 +397,8 @@ def test_the_formats_own_package_reads_what_is_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     tensors: dict[str, Any] = {"d": Dense(rng.random((3, 4), dtype=np.float32), format="F32")}
     for name, block in FORMATS.items():
+        if name in ("Q8_1", "Q8_K", "Q1_0", "Q2_0"):  # gguf has no decoder of these, or not the type
+            continue
         tensors[name] = BlockQuantised(rng.integers(0, 60, (3, 2 * block.nbytes), dtype=np.uint8), format=block)
     metadata = {"general.architecture": "llama", "n": 3, "x": 0.5, "t": ["a", "ü"], "l": [1, -2]}
     write_gguf(tmp_path / "x.gguf", tensors, metadata)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,12 +10,7 @@ from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockFormat, BlockQuantised
 from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
 from lepton_ref.storage.dense import Dense
-from lepton_ref.storage.q4_0 import Q4_0
-from lepton_ref.storage.q4_1 import Q4_1
-from lepton_ref.storage.q4_k import Q4_K
-from lepton_ref.storage.q5_0 import Q5_0
-from lepton_ref.storage.q6_k import Q6_K
-from lepton_ref.storage.q8_0 import Q8_0
+from lepton_ref.storage.formats import FORMATS
 from lepton_ref.storage.views import RowView
 
 __all__ = [
@@ -32,9 +24,6 @@ __all__ = [
     "decode",
     "encode",
 ]
-
-FORMATS: Mapping[str, BlockFormat] = MappingProxyType({f.name: f for f in (Q4_0, Q4_1, Q5_0, Q8_0, Q4_K, Q6_K)})
-"""Name → block format."""
 
 
 def encode(name: str, array: HostArray, /, *, weights: HostArray | None = None) -> NDArray[np.uint8]:

@@ -1,11 +1,14 @@
-"""Reading small fields out of bytes: fp16 scales and nibbles, for arrays of blocks and for one block."""
+"""Reading small fields out of bytes: fp16 scales, nibbles, pairs of bits, for arrays of blocks and for one block."""
 
 from __future__ import annotations
 
+import math
 import struct
 
 import numpy as np
 from numpy.typing import NDArray
+
+_PAIRS = np.array([[0], [2], [4], [6]], dtype=np.uint8)
 
 
 def halves(blocks: NDArray[np.uint8], at: int) -> NDArray[np.float32]:
@@ -21,6 +24,14 @@ def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return out
 
 
+def pairs(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`(..., B) -> (..., 4, B)` the lowest two bits of every byte, then the next two, and so on."""
+    out = np.empty((*packed.shape[:-1], 4, packed.shape[-1]), dtype=np.uint8)
+    np.right_shift(packed[..., np.newaxis, :], _PAIRS, out=out)
+    out &= np.uint8(3)
+    return out
+
+
 def half(block: bytes, at: int) -> float:
     """The fp16 number at byte `at` of one block; exact."""
     return float(struct.unpack_from("<e", block, at)[0])
@@ -32,5 +43,8 @@ def nibble(byte: int, which: int) -> int:
 
 
 def to_float32(value: float) -> float:
-    """The float64 value rounded once to float32, to nearest even."""
-    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    """The float64 value rounded once to float32, to nearest even; beyond float32's numbers, infinity."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)

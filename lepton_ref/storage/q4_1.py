@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from lepton_ref.storage.bits import half, halves, nibble, nibbles, to_float32
 from lepton_ref.storage.blocks import BlockFormat
+from lepton_ref.storage.layout import Bits, Field, Part, number, part
+
+
+def read(block: bytes, e: int) -> tuple[Part, ...]:
+    """The scale, the code and the minimum of one element."""
+    q = part(block, "q", (Bits(4 + e % 16, 4 * (e // 16), 4),))
+    return number(block, "d", 0, "e"), q, number(block, "m", 2, "e")
 
 
 def decode_element(block: bytes, e: int) -> float:
@@ -37,4 +44,8 @@ def _decode(blocks: NDArray[np.uint8], dtype: type[Any]) -> NDArray[Any]:
     return q
 
 
-Q4_1 = BlockFormat("Q4_1", length=32, nbytes=20, decode=decode, decode_element=decode_element, unrounded=unrounded)
+Q4_1 = BlockFormat(
+    "Q4_1", length=32, nbytes=20, decode=decode, decode_element=decode_element, unrounded=unrounded,
+    fields=(Field("d", 0, 2, "fp16"), Field("m", 2, 2, "fp16"), Field("qs", 4, 16, "4-bit codes")),
+    formula="d·q + m", read=read,
+)  # fmt: skip

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.storage.bits import half, halves, nibble, nibbles, to_float32
 from lepton_ref.storage.blocks import BlockFormat
+from lepton_ref.storage.layout import Bits, Field, Part, number, part
 
 
 def scale_and_minimum(s: bytes, j: int) -> tuple[int, int]:
@@ -29,6 +30,23 @@ def scales_and_minima(s: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[
     scale = np.concatenate([first & 63, (third & 15) | ((first >> 6) << 4)], axis=1)
     minimum = np.concatenate([second & 63, (third >> 4) | ((second >> 6) << 4)], axis=1)
     return scale, minimum
+
+
+def where_scale_and_minimum(at: int, j: int) -> tuple[tuple[Bits, ...], tuple[Bits, ...]]:
+    """The bits of group j's scale and of its minimum, the twelve packed bytes being at byte `at`."""
+    if j < 4:
+        return (Bits(at + j, 0, 6),), (Bits(at + j + 4, 0, 6),)
+    return (Bits(at + j + 4, 0, 4), Bits(at + j - 4, 6, 2)), (Bits(at + j + 4, 4, 4), Bits(at + j, 6, 2))
+
+
+def read(block: bytes, e: int) -> tuple[Part, ...]:
+    """The two scales, the group's scale and minimum, and the code of one element."""
+    scale, minimum = where_scale_and_minimum(4, e // 32)
+    q = part(block, "q", (Bits(16 + 32 * (e // 64) + e % 32, 4 * ((e // 32) % 2), 4),))
+    return (
+        number(block, "d", 0, "e"), part(block, "sc", scale), q,
+        number(block, "dmin", 2, "e"), part(block, "m", minimum),
+    )  # fmt: skip
 
 
 def decode_element(block: bytes, e: int) -> float:
@@ -56,4 +74,11 @@ def _decode(blocks: NDArray[np.uint8], dtype: type[Any]) -> NDArray[Any]:
     return q.reshape(-1, 256)
 
 
-Q4_K = BlockFormat("Q4_K", length=256, nbytes=144, decode=decode, decode_element=decode_element, unrounded=unrounded)
+Q4_K = BlockFormat(
+    "Q4_K", length=256, nbytes=144, decode=decode, decode_element=decode_element, unrounded=unrounded,
+    fields=(
+        Field("d", 0, 2, "fp16"), Field("dmin", 2, 2, "fp16"), Field("s", 4, 12, "6-bit scales and minima"),
+        Field("qs", 16, 128, "4-bit codes"),
+    ),
+    formula="d·sc·q − dmin·m", read=read,
+)  # fmt: skip

@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 
 from lepton_ref.storage.bits import half, halves, nibble, nibbles, to_float32
 from lepton_ref.storage.blocks import BlockFormat
+from lepton_ref.storage.layout import Bits, Field, Part, number, part
+
+
+def read(block: bytes, e: int) -> tuple[Part, ...]:
+    """The scale and the code of one element."""
+    q = part(block, "q", (Bits(6 + e % 16, 4 * (e // 16), 4), Bits(2 + e // 8, e % 8, 1)))
+    return number(block, "d", 0, "e"), q
 
 
 def decode_element(block: bytes, e: int) -> float:
@@ -30,4 +37,11 @@ def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     return q
 
 
-Q5_0 = BlockFormat("Q5_0", length=32, nbytes=22, decode=decode, decode_element=decode_element)
+Q5_0 = BlockFormat(
+    "Q5_0", length=32, nbytes=22, decode=decode, decode_element=decode_element,
+    fields=(
+        Field("d", 0, 2, "fp16"), Field("qh", 2, 4, "fifth bits of the codes"),
+        Field("qs", 6, 16, "low 4 bits of the codes"),
+    ),
+    formula="d·(q − 16)", read=read,
+)  # fmt: skip

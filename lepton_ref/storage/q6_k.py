@@ -14,8 +14,19 @@ from numpy.typing import NDArray
 
 from lepton_ref.storage.bits import half, halves, nibble, nibbles, to_float32
 from lepton_ref.storage.blocks import BlockFormat
+from lepton_ref.storage.layout import Bits, Field, Part, number, part
 
 _PAIR = np.array([[0], [2], [4], [6]], dtype=np.uint8)
+
+
+def read(block: bytes, e: int) -> tuple[Part, ...]:
+    """The scale, the group's scale and the code of one element."""
+    h, k, place = e // 128, (e % 128) // 32, e % 32
+    low = Bits(64 * h + 32 * (k % 2) + place, 4 * (k // 2), 4)
+    return (
+        number(block, "d", 208, "e"), number(block, "sc", 192 + e // 16, "b"),
+        part(block, "q", (low, Bits(128 + 32 * h + place, 2 * k, 2))),
+    )  # fmt: skip
 
 
 def decode_element(block: bytes, e: int) -> float:
@@ -38,4 +49,11 @@ def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     return q.reshape(-1, 256)
 
 
-Q6_K = BlockFormat("Q6_K", length=256, nbytes=210, decode=decode, decode_element=decode_element)
+Q6_K = BlockFormat(
+    "Q6_K", length=256, nbytes=210, decode=decode, decode_element=decode_element,
+    fields=(
+        Field("ql", 0, 128, "low 4 bits of the codes"), Field("qh", 128, 64, "upper 2 bits of the codes"),
+        Field("sc", 192, 16, "signed 8-bit scales"), Field("d", 208, 2, "fp16"),
+    ),
+    formula="d·sc·(q − 32)", read=read,
+)  # fmt: skip

@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 
 from lepton_ref.storage.bits import half, halves, to_float32
 from lepton_ref.storage.blocks import BlockFormat
+from lepton_ref.storage.layout import Field, Part, number
+
+
+def read(block: bytes, e: int) -> tuple[Part, ...]:
+    """The scale and the code of one element."""
+    return number(block, "d", 0, "e"), number(block, "q", 2 + e, "b")
 
 
 def decode_element(block: bytes, e: int) -> float:
@@ -24,4 +30,7 @@ def decode(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     return q
 
 
-Q8_0 = BlockFormat("Q8_0", length=32, nbytes=34, decode=decode, decode_element=decode_element)
+Q8_0 = BlockFormat(
+    "Q8_0", length=32, nbytes=34, decode=decode, decode_element=decode_element,
+    fields=(Field("d", 0, 2, "fp16"), Field("qs", 2, 32, "signed 8-bit codes")), formula="d·q", read=read,
+)  # fmt: skip
