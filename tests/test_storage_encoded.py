@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from block_cases import finite
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -108,11 +109,8 @@ def test_the_check_sees_the_planted_bug(bug: str) -> None:
 
 def random_blocks(format: BlockFormat, rows: int, seed: int) -> NDArray[np.uint8]:
     """Any bytes, two blocks a row, but scales that are numbers."""
-    raw = np.random.default_rng(seed).integers(0, 256, (rows, 2 * format.nbytes), dtype=np.uint8)
-    blocks = raw.reshape(-1, format.nbytes)
-    for at in {"Q4_1": (0, 2), "Q4_K": (0, 2), "Q6_K": (208,)}.get(format.name, (0,)):
-        blocks[:, at + 1] &= 0xFB  # no exponent of ones
-    return raw
+    raw = np.random.default_rng(seed).integers(0, 256, (2 * rows, format.nbytes), dtype=np.uint8)
+    return finite(format, raw).reshape(rows, -1)
 
 
 def half(block: NDArray[np.uint8], at: int) -> Fraction:
@@ -149,7 +147,8 @@ def test_decoding_is_the_closed_form_rounded_once(format: BlockFormat) -> None:
     weight = BlockQuantised(random_blocks(format, 5, 2), format=format)
     exact, decoded = weight.unrounded(np.arange(5)), weight.decode()
     assert (exact.dtype, decoded.dtype) == (np.float64, np.float32)
-    assert np.array_equal(exact.astype(np.float32).view(np.uint32), decoded.view(np.uint32))
+    with np.errstate(over="ignore"):  # MXFP4 and Q8_K reach beyond float32
+        assert np.array_equal(exact.astype(np.float32).view(np.uint32), decoded.view(np.uint32))
     assert (format.unrounded is None) == np.array_equal(exact, decoded)
 
 
