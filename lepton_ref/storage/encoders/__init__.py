@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lepton_ref.interface import HostArray
 from lepton_ref.numerics.formats import round_array
 from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
-from lepton_ref.storage.encoders import fp4, legacy, ternary
+from lepton_ref.storage.encoders import fp4, k_quants, legacy, ternary
 
 Floats = NDArray[np.float32]
 Encoder: TypeAlias = Callable[[Floats, Floats | None], NDArray[np.uint8]]
@@ -32,6 +32,11 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
         "Q8_0": legacy.encode_q8_0,
         "Q8_1": legacy.encode_q8_1,
         "Q8_K": legacy.encode_q8_k,
+        "Q2_K": k_quants.encode_q2_k,
+        "Q3_K": k_quants.encode_q3_k,
+        "Q4_K": k_quants.encode_q4_k,
+        "Q5_K": k_quants.encode_q5_k,
+        "Q6_K": k_quants.encode_q6_k,
         "TQ1_0": ternary.encode_tq1_0,
         "TQ2_0": ternary.encode_tq2_0,
         "MXFP4": fp4.encode_mxfp4,
@@ -40,7 +45,7 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
 )
 """Name → encoder of a block format."""
 
-WEIGHTED: frozenset[str] = frozenset()
+WEIGHTED: frozenset[str] = frozenset({"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"})
 """The formats whose encoders take weights."""
 
 AT_ONCE = 1 << 16

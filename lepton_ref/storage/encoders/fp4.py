@@ -2,8 +2,8 @@
 
 MXFP4: 32 numbers and an E8M0 scale e by the FLOOR rule, e = ⌊log₂amax⌋ − 2 + 127, so the value is 2^(e−127)·E2M1 and
 what lies above 6·2^(e−127), up to 8·2^(e−127), is clipped. ggml takes the floor of a float32 logarithm, and so do we:
-just below a power of two it is that power's. e is 0 for zeros, and where it would be negative (amax < 2⁻¹²⁵; a cast that C
-leaves undefined).
+just below a power of two it is that power's. e is 0 for zeros, and where it would be negative (amax < 2⁻¹²⁵, whose cast
+C leaves undefined).
 
 NVFP4: 64 numbers, four groups of 16 with a UE4M3 scale each and no scale of the whole tensor: s = amax/6, so that the
 largest number meets E2M1's largest; a half is rounded up, scales below 2⁻¹⁰ are 0 and those of 248 and more are 448.

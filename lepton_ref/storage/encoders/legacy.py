@@ -62,7 +62,7 @@ def affine(x: Floats, most: int) -> tuple[Floats, Floats, Floats]:
     """`(N, L) -> (N, 1), (N, 1), (N, L)` the float32 scale and minimum and the codes of Q4_1 (`most` 15), Q5_1 (31)."""
     low = np.take_along_axis(x, np.argmin(x, axis=-1)[:, np.newaxis], axis=-1)  # the first: zeros have signs
     high = np.max(x, axis=-1, keepdims=True)
-    d = np.where(high == low, np.float32(0), high - low) / np.float32(most)
+    d = np.where(high == low, np.float32(0), high - low).astype(np.float32) / np.float32(most)
     return d, low, truncated((x - low) * inverse(d) + np.float32(0.5), most)
 
 
@@ -129,7 +129,7 @@ def encode_q8_1(x: Floats, weights: Floats | None) -> Bytes:
 def encode_q8_k(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 292)`."""
     m = largest(x)
-    scale = np.where(m == 0, np.float32(0), np.float32(-127) / m)
+    scale = np.where(m == 0, np.float32(0), np.float32(-127) / m).astype(np.float32)
     q = np.rint(x * scale)  # at most 127 in size, for |−127/m·x| is below 127.5
     code = _signed(q)
     sums = code.view(np.int8).reshape(-1, 16, 16).sum(axis=2, dtype="<i2")
@@ -138,5 +138,5 @@ def encode_q8_k(x: Floats, weights: Floats | None) -> Bytes:
 
 def encode_q1_0(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 128) -> (N, 18)`."""
-    total = np.add.accumulate(np.abs(x), axis=1)[:, -1:]  # in order, as a loop adds
+    total: Floats = np.add.accumulate(np.abs(x), axis=1)[:, -1:]  # in order, as a loop adds
     return np.concatenate([_half(total / np.float32(128)), np.packbits(x >= 0, axis=1, bitorder="little")], axis=1)

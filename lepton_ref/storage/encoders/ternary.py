@@ -29,7 +29,7 @@ def _base_3(digit: Bytes, places: int) -> Bytes:
     """`(N, places·B) -> (N, B)` the digits B apart as one byte, the first worth most."""
     apart = digit.reshape(len(digit), places, digit.shape[1] // places).astype(np.uint16)
     worth = np.array([81, 27, 9, 3, 1], dtype=np.uint16)[:places, np.newaxis]
-    number = (apart * worth).sum(axis=1, dtype=np.uint16)
+    number: NDArray[np.uint16] = (apart * worth).sum(axis=1, dtype=np.uint16)
     return ((number * np.uint16(256) + np.uint16(242)) // np.uint16(243)).astype(np.uint8)
 
 

@@ -1,0 +1,101 @@
+"""Q3_K and Q6_K: the search for scales and codes of value d·sc·q, q from −half to half − 1, sc from −kmax to kmax − 1.
+
+1. Each group alone: codes of ±(half + δ)/amax for a row of δ and both signs, the least-squares s of each, and the best.
+2. d by `best_common`, of either sign: there is one more code below zero than above.
+3. From there, or from plain rounding to nearest where that is better, downhill in the error of what will be decoded:
+   each group's sc moves to a neighbour while that helps, and each super-block's d to its least squares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lepton_ref.storage.encoders.search import (
+    Floats,
+    best_common,
+    codes,
+    fp16,
+    moments,
+    ratio,
+    squares,
+    total,
+)
+
+OFFSETS = 12
+"""How many scales of each sign are tried: of the largest code's size and what is added to it, −half/4 … 0.8."""
+COMMON = tuple(np.float32(-0.9 + 0.15 * i) for i in range(13))
+"""The same for the largest scale's code."""
+NEIGHBOURS = (4, -4, 2, -2, 1, -1)
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Symmetric:
+    """What is stored: d `(N,)`; sc `(G, N)`; codes q `(g, G, N)`. All float32 that are exact."""
+
+    d: Floats
+    sc: Floats
+    q: Floats
+
+
+def search(x: Floats, w: Floats | None, *, half: int, kmax: int) -> Symmetric:
+    """`(g, G, N)` codes from −half, scales from −kmax."""
+    s, curvature = _each_group(x, w, half)
+    most = np.take_along_axis(s, np.argmax(np.abs(s), axis=0)[np.newaxis], axis=0)[0]
+    candidates = [most / (sign * (kmax + offset)) for sign in (-1, 1) for offset in COMMON]
+    d = fp16(best_common(s, curvature, candidates, -kmax, kmax - 1))
+    found = Symmetric(d, codes(s, np.broadcast_to(d, s.shape), -kmax, kmax - 1), np.zeros_like(x))
+    return _downhill(x, w, [found, nearest(x, half=half, kmax=kmax)], half, kmax)
+
+
+def nearest(x: Floats, *, half: int, kmax: int) -> Symmetric:
+    """Plain rounding: each group's largest number is code −half, the largest scale is −kmax; all codes 0 as yet."""
+    at = np.argmax(np.abs(x), axis=0)[np.newaxis]
+    s = np.take_along_axis(x, at, axis=0)[0] / np.float32(-half)
+    most = np.take_along_axis(s, np.argmax(np.abs(s), axis=0)[np.newaxis], axis=0)[0]
+    d = fp16(most / np.float32(-kmax))
+    return Symmetric(d, codes(s, np.broadcast_to(d, s.shape), -kmax, kmax - 1), np.zeros_like(x))
+
+
+def _each_group(x: Floats, w: Floats | None, half: int) -> tuple[Floats, Floats]:
+    """The best s of each group and Σwq² of its codes, (G, N) each."""
+    amax = np.abs(x).max(axis=0)
+    best, s, curvature = np.zeros_like(amax), np.zeros_like(amax), np.zeros_like(amax)
+    for sign in (-1, 1):
+        for offset in np.linspace(-half / 4, 0.8, OFFSETS).astype(np.float32):
+            of = moments(codes(x, amax / (sign * (half + offset)), -half, half - 1), x, w)
+            gain = ratio(of.qx * of.qx, of.qq)
+            better = gain > best
+            best, curvature = np.where(better, gain, best), np.where(better, of.qq, curvature)
+            s = np.where(better, ratio(of.qx, of.qq), s)
+    return s, curvature
+
+
+def _evaluate(x: Floats, w: Floats | None, d: Floats, sc: Floats, half: int) -> tuple[Floats, Floats]:
+    """The codes for what is stored, and each group's error, (G, N)."""
+    scale = d * sc
+    q = codes(x, scale, -half, half - 1)
+    return q, squares(scale * q - x, w)
+
+
+def _downhill(x: Floats, w: Floats | None, starts: list[Symmetric], half: int, kmax: int) -> Symmetric:
+    """The neighbourhood's best, round after round, from the better of two starts."""
+    first, second = starts
+    error, other = (total(_evaluate(x, w, at.d, at.sc, half)[1]) for at in starts)
+    d, sc = np.where(other < error, second.d, first.d), np.where(other < error, second.sc, first.sc)
+    q, error = _evaluate(x, w, d, sc, half)
+    for _ in range(ROUNDS):
+        for step in NEIGHBOURS:
+            sc_new = np.clip(sc + np.float32(step), -kmax, kmax - 1)
+            _, other = _evaluate(x, w, d, sc_new, half)
+            better = other < error
+            error, sc = np.where(better, other, error), np.where(better, sc_new, sc)
+        q, error = _evaluate(x, w, d, sc, half)
+        of = moments(q, x, w)
+        d_new = fp16(ratio(total(sc * of.qx), total(sc * sc * of.qq)))
+        q_new, other = _evaluate(x, w, d_new, sc, half)
+        helps = total(other) < total(error)
+        d, q, error = np.where(helps, d_new, d), np.where(helps, q_new, q), np.where(helps, other, error)
+    return Symmetric(d, sc, q)
