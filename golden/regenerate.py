@@ -66,7 +66,15 @@ def _module_groups(module: str) -> list[Group]:
     return [Group(*fields) for fields in importlib.import_module(f"lepton_ref.golden.{module}").GROUPS]
 
 
-MODULES = ("real", "text_goldens", "storage_goldens", "storage_iq_goldens", "hash_goldens")
+MODULES = (
+    "real",
+    "text_goldens",
+    "storage_goldens",
+    "storage_iq_goldens",
+    "storage_scaled_goldens",
+    "storage_packed_goldens",
+    "hash_goldens",
+)
 
 
 def groups(only: list[str]) -> list[Group]:

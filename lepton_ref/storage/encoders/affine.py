@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.interface import HostArray
 from lepton_ref.storage.affine import WIDTHS, Affine
-from lepton_ref.storage.bitstream import pack
+from lepton_ref.storage.byte_codes import pack
 from lepton_ref.storage.encoders.tile_scales import (
     Floats,
     extreme,

@@ -13,8 +13,9 @@ E is kept within −127 … 127. An element is x/2^E, exact, rounded once to nea
 the largest (−127/64 … 127/64 in MXINT8: −2 is not used). A block of zeros has E = −127, and zeros keep their signs
 where the format has −0. A block with NaN or an infinity has scale 0xFF, NaN, and elements of code 0.
 
-Theorem. FLOOR clips exactly the blocks with amax > largest·2^E, the top quarter (E2M1), eighth (E4M3, E5M2, E3M2: an
-eighth of each binade), or sixteenth (E2M3) of each binade, where RCEIL's E is one larger; elsewhere both are equal.
+Theorem. FLOOR clips exactly the blocks with amax > largest·2^E: of each binade of amax the upper half (E2M1, from 1.5
+on), quarter (E4M3, E5M2, E3M2, from 1.75), eighth (E2M3) or 64th (INT8). There RCEIL's E is one larger, elsewhere both
+are equal, and RCEIL and CEIL clip nothing but what E8M0's ends force them to.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from lepton_ref.interface import HostArray
 from lepton_ref.numerics.formats import encode_array, round_array
 from lepton_ref.plain.formats import FloatFormat, get_format
-from lepton_ref.storage.bitstream import pack
+from lepton_ref.storage.byte_codes import pack
 from lepton_ref.storage.encoders.tile_scales import matrix, row_steps
 from lepton_ref.storage.mx import BLOCK, ELEMENTS, MX
 
@@ -40,24 +41,25 @@ LEAST, LARGEST = -127, 127
 
 
 def _floor(amax: Floats, format: str) -> Exponents:
-    return np.frexp(amax)[1] - 1 - _element(format)[1]
+    return np.asarray(np.frexp(amax)[1] - 1 - _element(format)[1], dtype=np.int64)
 
 
 def _ceil(amax: Floats, format: str) -> Exponents:
     significand, exponent = np.frexp(amax)
-    return np.where(significand == 0.5, exponent - 1, exponent) - _element(format)[1]
+    return np.asarray(exponent - (significand == 0.5) - _element(format)[1], dtype=np.int64)
 
 
 def _rceil(amax: Floats, format: str) -> Exponents:
     significand, exponent = np.frexp(amax)
     top, of_top = np.frexp(_element(format)[0])
-    return exponent - of_top + (significand > top)
+    return np.asarray(exponent - of_top + (significand > top), dtype=np.int64)
 
 
 def _even(amax: Floats, format: str) -> Exponents:
     _, emax, fraction = _element(format)
     significand, exponent = np.frexp(amax)
-    return exponent - 1 - emax + (2 * significand >= 2 - 2.0 ** -(fraction + 1))
+    carried = 2 * significand >= 2 - 2.0 ** -(fraction + 1)
+    return np.asarray(exponent - 1 - emax + carried, dtype=np.int64)
 
 
 RULES: Mapping[str, Callable[[Floats, str], Exponents]] = MappingProxyType(
@@ -98,7 +100,7 @@ def encode_mx(array: HostArray, /, *, format: str, rule: str) -> MX:
     packed, exponents = [], []
     for rows in row_steps((x.shape[0], x.shape[1])):
         blocks = x[rows].astype(np.float64).reshape(len(rows), -1, BLOCK)
-        healthy = np.isfinite(blocks).all(axis=2)
+        healthy: NDArray[np.bool_] = np.asarray(np.isfinite(blocks).all(axis=2))
         blocks = np.where(healthy[:, :, np.newaxis], blocks, 0.0)
         e = shared_exponents(np.abs(blocks).max(axis=2), format=format, rule=rule)
         exponents.append(np.where(healthy, e + 127, 255).astype(np.uint8))

@@ -1,6 +1,6 @@
 """From numbers to NVFP4 with two levels of scales.
 
-With A the matrix's largest |x| and a that of a group of 16, every line the exact quotient rounded once, to nearest even:
+With A the matrix's largest |x| and a that of a group of 16, each the exact quotient rounded once, to nearest even:
 
     G divides       G = 448·6/A to float32     s = G·a/6 to E4M3        q = x·G/s to E2M1
     G multiplies    G = A/(448·6) to float32   s = a/(6·G) to E4M3      q = x/(s·G) to E2M1
@@ -19,7 +19,7 @@ import numpy as np
 
 from lepton_ref.interface import HostArray
 from lepton_ref.numerics.formats import encode_array, round_array
-from lepton_ref.storage.bitstream import pack
+from lepton_ref.storage.byte_codes import pack
 from lepton_ref.storage.encoders.tile_scales import Floats, extreme, matrix, row_steps
 from lepton_ref.storage.nvfp4_two_level import CONVENTIONS, GROUP, NVFP4TwoLevel
 

@@ -49,7 +49,7 @@ def matrix(what: str, array: HostArray, *, finite: bool = True) -> NDArray[np.fl
 
 
 def extreme(ufunc: np.ufunc, x: NDArray[np.float32], tile: tuple[int, int], /) -> Floats:
-    """`(O, I) -> (rows, columns of tiles)` float64: np.maximum or np.minimum over each tile, the smaller last ones too."""
+    """`(O, I) -> (rows, columns of tiles)` float64: the maximum or minimum of each tile, the last too."""
     rows, columns = np.arange(0, x.shape[0], tile[0]), np.arange(0, x.shape[1], tile[1])
     found: Floats = ufunc.reduceat(ufunc.reduceat(x, columns, axis=1), rows, axis=0).astype(np.float64)
     return found
