@@ -1,10 +1,12 @@
 """Block-quantised weights: each row is a sequence of equal blocks of bytes; one format a file beside this one.
 
-Why the decoders may compute in float32 and still round once. In every format here a value is d·a − m·b with fp16 d and
-m (11 significant bits) and small integers a and b. The products have at most 11 + 12 = 23 significant bits, so each is
-a float32 exactly, and neither overflows (2¹⁶·2¹²) nor becomes subnormal (a multiple of 2⁻²⁴). The one operation that
-can round is the last, the sum. The scalar twins take another road to the same value: all of d·a − m·b is a multiple of
-2⁻²⁴ below 2²⁷, hence exact in float64, and is rounded to float32 in one explicit step.
+Why the decoders may compute in float32 and still round once. In nearly every format here a value is d·a − m·b with fp16
+d and m (11 significant bits) and small integers a and b, or eighths of them. The products have at most 11 + 12 = 23
+significant bits, so each is a float32 exactly, and neither overflows (2¹⁶·2¹²) nor becomes subnormal (a multiple of
+2⁻²⁷). The one operation that can round is the last, the sum. The scalar twins take another road to the same value: all
+of d·a − m·b is a multiple of 2⁻²⁴ (where there are eighths, m is 0) of at most 2²⁸, hence exact in float64, and is
+rounded to float32 in one explicit step. The formats whose scale is no fp16 number, MXFP4, NVFP4 and Q8_K, have a proof
+each in their files.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class BlockFormat:
     def values(self, raw: NDArray[np.uint8], *, rounded: bool = True) -> HostArray:
         """`(..., bytes of whole blocks) uint8 -> (..., elements) float32`, chunk by chunk; float64 if not `rounded`.
 
-        A scale that is inf or NaN gives what IEEE arithmetic gives, without a warning.
+        A scale that is inf or NaN, or too large, gives what IEEE arithmetic gives, without a warning.
 
         Raises:
             ValueError: raw is not uint8, or its last axis is not whole blocks.
