@@ -5,11 +5,23 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from types import ModuleType
 
 import numpy as np
 import pytest
-from block_cases import UNUSED, all_flipped, bits, check_values, each_format, moderate, random_blocks
+from block_cases import (
+    UNUSED,
+    Blocks,
+    all_flipped,
+    bits,
+    check_values,
+    each_format,
+    finite,
+    halves,
+    moderate,
+    random_blocks,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -95,6 +107,31 @@ def check_read(format: BlockFormat) -> None:
         for block in (base[0], moderate(format, base)[0]):
             check_bits(format, block)
             check_formula(format, block)
+
+
+def check_rounded_once(format: BlockFormat, blocks: Blocks) -> None:
+    """The formula in fractions is the unrounded value, and the value where the format says that decoding is exact."""
+    code = compile(python(format.formula), format.name, "eval")
+    exact = format.values(blocks, rounded=False)
+    for block, row in zip(blocks, exact, strict=True):
+        for e in np.random.default_rng(0).integers(0, format.length, 40):
+            values = {part.name: Fraction(part.value) for part in parts(format, block.tobytes(), int(e))}
+            assert Fraction(float(row[e])) == eval(code, {}, values)
+
+
+@each_format
+@pytest.mark.parametrize("number", [65504.0, 2.0**-24, -(2.0**-14) * (1 + 2.0**-10), None], ids=str)
+def test_the_closed_form_is_exact_at_the_largest_and_the_smallest_scales(
+    format: BlockFormat, number: float | None
+) -> None:
+    blocks = finite(format, random_blocks(format, 6, 8))
+    blocks[-1] = 0xFF  # the largest codes
+    blocks = finite(format, blocks if number is None else moderate(format, blocks, number))
+    check_rounded_once(format, blocks)
+    mixed = moderate(format, blocks, 65504.0)
+    for at in halves(format)[-1:]:
+        mixed[:, at : at + 2] = (1, 0)  # the largest scale beside the smallest minimum
+    check_rounded_once(format, mixed)
 
 
 @each_format

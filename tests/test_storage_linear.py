@@ -1,0 +1,51 @@
+"""A linear layer over weights in every block format gives the specification's bits, under precisions of every kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from block_cases import Blocks, each_format, finite, random_blocks
+
+from lepton_ref import registry
+from lepton_ref.conformance.case import Case
+from lepton_ref.conformance.claim import judge_op
+from lepton_ref.storage import FORMATS, BlockFormat
+from lepton_ref.storage.encoded import Unrounded
+
+NUMPY = registry.get("numpy")
+
+
+def usual(format: BlockFormat, blocks: Blocks, seed: int) -> Blocks:
+    """The blocks with scales of the size that weights have."""
+    rng = np.random.default_rng(seed)
+    for field in format.fields:
+        at = slice(field.at, field.at + field.nbytes)
+        if field.what in ("fp16", "fp32"):
+            number = (rng.standard_normal((len(blocks), 1)) / 8).astype("<f2" if field.what == "fp16" else "<f4")
+            blocks[:, at] = number.view(np.uint8)
+        if field.what.startswith("E8M0"):
+            blocks[:, at] = rng.integers(120, 130, (len(blocks), 1))
+    return blocks
+
+
+def check(format: BlockFormat, precision: str) -> None:
+    for seed in range(3):
+        blocks = finite(format, random_blocks(format, 3, seed))
+        raw = blocks if seed == 2 else usual(format, blocks, seed)  # the last with scales of any size
+        x = np.random.default_rng(seed).standard_normal((1, 2, format.length)).astype(np.float32)
+        case = Case("linear", {"x": x, "w": raw}, {"storage": format.name, "kept": seed == 1}, precision)
+        verdict = judge_op(case, NUMPY)
+        assert not verdict.wrong, verdict
+
+
+@each_format
+@pytest.mark.parametrize("precision", ["reference", "bf16", "w8a8", "w4a8", "fp8"])
+def test_a_linear_layer_over_stored_blocks_is_as_specified(format: BlockFormat, precision: str) -> None:
+    check(format, precision)
+
+
+@pytest.mark.parametrize("name", ["Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K", "Q8_K"])
+def test_weights_rounded_before_they_are_multiplied_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Unrounded, "operand", lambda self, index: self.base.take(index).astype(np.float64))
+    with pytest.raises(AssertionError):
+        check(FORMATS[name], "w8a8")
