@@ -73,6 +73,7 @@ MODULES = (
     "storage_iq_goldens",
     "storage_scaled_goldens",
     "storage_packed_goldens",
+    "storage_encoder_goldens",
     "hash_goldens",
 )
 
