@@ -30,7 +30,7 @@ def usual(format: BlockFormat, blocks: Blocks, seed: int) -> Blocks:
 
 def check(format: BlockFormat, precision: str) -> None:
     for seed in range(3):
-        blocks = finite(format, random_blocks(format, 3, seed))
+        blocks = finite(format, random_blocks(format, max(3, 1024 // format.length), seed))
         raw = blocks if seed == 2 else usual(format, blocks, seed)  # the last with scales of any size
         x = np.random.default_rng(seed).standard_normal((1, 2, format.length)).astype(np.float32)
         case = Case("linear", {"x": x, "w": raw}, {"storage": format.name, "kept": seed == 1}, precision)
