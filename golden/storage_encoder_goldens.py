@@ -21,7 +21,7 @@ SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 def rows() -> np.ndarray:
     """`(R, 256)` float32: within fp16's range and beyond it, ties, zeros, twins, neighbours of powers of two."""
     rng = np.random.default_rng(SEED)
-    normal = rng.standard_normal((6, 256)) * np.exp2([[0], [-6], [5], [-14], [-22], [14]])
+    normal = rng.standard_normal((4, 256)) * np.exp2([[0], [-14], [-22], [14]])
     ties = rng.integers(-16, 17, (3, 256)) / 2.0
     ties[:, ::32] = [[127.0], [-8.0], [16.0]]
     halves = rng.integers(-254, 255, 256) / 2.0
@@ -42,10 +42,10 @@ def rows() -> np.ndarray:
 
 
 def weights() -> np.ndarray:
-    """`(16, 512)` float32 like a layer's: normal rows, rows with long tails, rows off zero."""
+    """`(8, 512)` float32 like a layer's: normal rows, rows with long tails, rows off zero. 11 bits, to keep them small."""
     rng = np.random.default_rng(SEED + 1)
-    parts = [rng.standard_normal((8, 512)), rng.laplace(size=(6, 512)), rng.standard_normal((2, 512)) + 1.5]
-    return (0.02 * np.concatenate(parts)).astype(np.float32)
+    parts = [rng.standard_normal((4, 512)), rng.laplace(size=(3, 512)), rng.standard_normal((1, 512)) + 1.5]
+    return (0.02 * np.concatenate(parts)).astype(np.float16).astype(np.float32)
 
 
 def nbytes(name: str, width: int) -> int:
@@ -57,8 +57,8 @@ def nbytes(name: str, width: int) -> int:
 def make_encoder_goldens(folder: Path) -> dict[str, Any]:
     """Write encoders.npz.
 
-    x (R, 256) and NAME (R, bytes) for the reference encoders; w (16, 512), imatrix (512,), NAME_plain and NAME_weighted
-    (16, bytes) for the K-quants.
+    x (R, 256) and NAME (R, bytes) for the reference encoders; w (8, 512), imatrix (512,), NAME_plain and NAME_weighted
+    (8, bytes) for the K-quants.
     """
     folder.mkdir(parents=True)
     x, w = rows(), weights()
