@@ -49,7 +49,7 @@ Rules for all ops:
   2000 decimal digits are tried; then `UndecidedError` is raised, and no bit is guessed.
 """
 
-OPERAND_PAGES = ("lepton_ref.numerics.operands", "lepton_ref.storage.encoded")
+OPERAND_PAGES = ("lepton_ref.numerics.operands", "lepton_ref.storage.encoded", "lepton_ref.plain.ggml")
 CONSTANTS = (constants.root, constants.inverse_root, constants.yarn_scale, ops.frequencies, ops.attention_factor)
 """What is computed once from a config, and rounded to float64."""
 
@@ -105,7 +105,7 @@ def _source(module: str) -> str:
 
 def operands() -> str:
     """What linear layers multiply where that is not what is stored."""
-    text = "What w8a8, w4a8 and fp8 make of activations and of weights, before a linear layer multiplies them.\n"
+    text = "What w8a8, w4a8, fp8 and ggml make of activations and of weights, before a linear layer multiplies them.\n"
     return "\n".join(["## Operands\n", text, *(_source(module) for module in OPERAND_PAGES)])
 
 

@@ -91,7 +91,7 @@ def test_precisions_are_found_by_name_or_given_as_records() -> None:
     assert get_precision("reference") is REFERENCE
     assert get_precision(FLOAT64) is FLOAT64
     own = [name for name, precision in PRECISIONS.items() if precision.machine is None]
-    assert own == ["reference", "bf16", "fp16", "fp8", "w8a8", "w4a8", "float64", "fast"]
+    assert own == ["reference", "bf16", "fp16", "fp8", "w8a8", "w4a8", "ggml", "float64", "fast"]
     assert set(PRECISIONS) == {*own, *MACHINES}
     assert [name for name, precision in PRECISIONS.items() if precision.dtype == np.float64] == ["float64"]
 

@@ -24,6 +24,7 @@ from lepton_ref.runtime.memory import keep
 from lepton_ref.storage import FORMATS, BlockFormat, BlockQuantised, Dense, RowView, Weight
 from lepton_ref.storage import encoded as module
 from lepton_ref.storage.encoded import Encoded, Unrounded, as_operand
+from lepton_ref.storage.encoders import legacy
 
 NUMPY = registry.get("numpy")
 OPERANDS = {"w8a8": "Q8_0", "w4a8": "Q4_0", "fp8": "fp8"}
@@ -81,19 +82,23 @@ def test_any_row_is_encoded_as_specified(fill: Fill, width: int) -> None:
 
 
 PLANTED: dict[str, tuple[str, str]] = {
-    "Q8_0 half to even": ("np.floor(np.abs(scaled.astype(np.float64)) + 0.5)", "np.rint(np.abs(scaled.astype(np.float64)))"),
-    "Q8_0 divides by d": ("whole = np.floor(np.abs(scaled.astype(np.float64)) + 0.5)", "whole = np.floor(np.abs((x / np.where(d == 0, 1, d)).astype(np.float64)) + 0.5)"),
-    "Q8_0 up to 128": ("keepdims=True) / np.float32(127)", "keepdims=True) / np.float32(128)"),
-    "Q4_0 lets q be 16": ("np.minimum(np.trunc(scaled + np.float32(8.5)), np.float32(15))", "np.trunc(scaled + np.float32(8.5))"),
-    "Q4_0 half down": ("np.float32(8.5)", "np.float32(8.499)"),
-    "Q4_0 without the sign of the largest": ("np.take_along_axis(x, at, axis=-1) / np.float32(-8)", "np.abs(np.take_along_axis(x, at, axis=-1)) / np.float32(-8)"),
     "the scale is not stored as fp16": ("d.astype(np.float16).astype(np.float64)", "d.astype(np.float64)"),
     "codes of a scale of zero": ("coded = healthy & (scale != 0.0)", "coded = healthy"),
     "a scale of minus zero": (".astype(np.float64) + 0.0, np.nan)", ".astype(np.float64), np.nan)"),
+    "the codes of Q4_0 as they are": ("q - np.float32(8)", "q"),
     "the rest shares the last block's scale": ("whole = width // BLOCK * BLOCK", "whole = width // BLOCK * BLOCK if width % BLOCK == 0 else 0"),
     "E4M3 overflows": ('"e4m3fn", saturate=True', '"e4m3fn", mode="zero"'),
     "one scale for the whole matrix": ("amax = np.max(np.abs(x), axis=-1, keepdims=True).astype(np.float64)", "amax = np.max(np.abs(x), keepdims=True).astype(np.float64)"),
     "the scale keeps all its bits": ("np.rint(scale / step) * step", "scale"),
+}  # fmt: skip
+
+PLANTED_IN_ENCODERS: dict[str, tuple[str, str]] = {
+    "Q8_0 half to even": ("np.floor(np.abs(x.astype(np.float64)) + 0.5)", "np.rint(np.abs(x.astype(np.float64)))"),
+    "Q8_0 divides by d": ("return d, half_away(x * inverse(d))", "return d, half_away(x / np.where(d == 0, np.float32(1), d))"),
+    "Q8_0 up to 128": ("keepdims=True) / np.float32(127)", "keepdims=True) / np.float32(128)"),
+    "Q4_0 lets q be 16": ("2 * half - 1)", "2 * half)"),
+    "Q4_0 half down": ("np.float32(half + 0.5)", "np.float32(half + 0.499)"),
+    "Q4_0 without the sign of the largest": ("d = largest(x) /", "d = np.abs(largest(x)) /"),
 }  # fmt: skip
 
 
@@ -102,6 +107,15 @@ def test_the_check_sees_the_planted_bug(bug: str) -> None:
     wrong = mutated(module, *PLANTED[bug])
     with pytest.raises((AssertionError, ValueError)):
         check(wrong)
+
+
+@pytest.mark.parametrize("bug", PLANTED_IN_ENCODERS)
+def test_the_check_sees_the_bug_planted_in_the_encoders(bug: str) -> None:
+    wrong = mutated(legacy, *PLANTED_IN_ENCODERS[bug])
+    using = mutated(module, "q8_0(x))", "q8_0(x))")  # the same again, to be given the wrong encoders
+    using.__dict__.update(q8_0=wrong.q8_0, symmetric=wrong.symmetric)
+    with pytest.raises(AssertionError):
+        check(using)
 
 
 # --- closed forms -----------------------------------------------------------------------------------------------------

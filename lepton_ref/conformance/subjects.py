@@ -15,9 +15,10 @@ import numpy as np
 
 from lepton_ref import ops
 from lepton_ref.conformance.case import Case, Given, stored_weight
-from lepton_ref.interface import Array
-from lepton_ref.plain import machine_dot, quantise
+from lepton_ref.interface import Array, HostArray
+from lepton_ref.plain import ggml, machine_dot, quantise
 from lepton_ref.plain import ops as plain
+from lepton_ref.plain.formats import round_to
 from lepton_ref.storage import DENSE_FORMATS, Weight
 from lepton_ref.storage.encoded import as_operand
 from lepton_ref.storage.kept import Kept
@@ -78,14 +79,19 @@ def _linear(given: Given) -> Array:
     weight = as_operand(weight, how.operands, encode_all=how.machine is not None)
     if given.case.options["kept"]:
         dtype = np.float32 if how.accumulate == "float32" else np.float64
-        weight = Kept(weight, backend=given.backend, room=np.empty(weight.shape, dtype=dtype))
+        weight = Kept(
+            weight, backend=given.backend, room=np.empty((weight.shape[0], weight.operand_width), dtype=dtype)
+        )
     return ops.linear(given("x"), weight, given("b"), **_how(given))
 
 
 def _linear_values(case: Case) -> Any:
     how, weight = case.how, stored_weight(case)
     matrix, bias = _matrix(weight, how.operands), _listed(case, "b")
-    rows = [quantise.activations(row, how.operands) for row in _rows(case)]
+    if how.operands == "ggml":
+        rows = [ggml.activations(row, weight.format) for row in _rows(case)]
+    else:
+        rows = [quantise.activations(row, how.operands) for row in _rows(case)]
     if how.machine is None:
         return _shaped(case, [plain.linear(row, matrix, bias) for row in rows])
     biases = [None] * len(matrix) if bias is None else bias
@@ -97,6 +103,9 @@ def _linear_values(case: Case) -> Any:
 
 def _matrix(weight: Weight, operands: str) -> list[list[float]]:
     """What a linear layer multiplies by, as rows of floats."""
+    if operands == "ggml":
+        given: list[list[float]] = as_operand(weight, operands).operand(np.arange(weight.shape[0])).tolist()
+        return given
     if weight.format in DENSE_FORMATS:
         return [quantise.weights(row, operands) for row in weight.decode().astype(np.float64).tolist()]
     exact = operands in ("w8a8", "w4a8")
@@ -166,11 +175,19 @@ def _attention_values(case: Case) -> Any:
     values = np.empty((*q.shape[:3], v.shape[-1]), dtype=object)
     for b, t, h in np.ndindex(*q.shape[:3]):
         g = h * k.shape[2] // q.shape[2]
-        query, keys, numbers = (array.astype(np.float64).tolist() for array in (q[b, t, h], k[b, :, g], v[b, :, g]))
+        query, keys, numbers = (_attended(array, case) for array in (q[b, t, h], k[b, :, g], v[b, :, g]))
         sink = None if sinks is None else sinks[h]
         seen = mask[b, t].tolist()
         values[b, t, h] = plain.attention(query, keys, numbers, seen, scale=o["scale"], cap=o["cap"], sink=sink)
     return values
+
+
+def _attended(array: HostArray, case: Case) -> Any:
+    """Lists of the numbers as the precision lets attention take them."""
+    if case.how.attended is None:
+        return array.astype(np.float64).tolist()
+    rounded = [round_to(float(x), case.how.attended) for x in array.ravel()]
+    return np.array(rounded, dtype=np.float64).reshape(array.shape).tolist()
 
 
 def _pool(given: Given) -> Array:

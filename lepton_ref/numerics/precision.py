@@ -12,7 +12,7 @@ import numpy as np
 from lepton_ref.numerics.cast import ACTIVATIONS
 from lepton_ref.numerics.machines import MACHINES, Machine
 
-OPERANDS = ("stored", "w8a8", "w4a8", "fp8")
+OPERANDS = ("stored", "w8a8", "w4a8", "fp8", "ggml")
 """What a linear layer multiplies; see `Precision`."""
 
 
@@ -27,6 +27,8 @@ class Precision:
         operands: what linear layers multiply. "stored": activations and weights as they are. "w8a8" and "w4a8":
             activations as int8 in blocks of 32, quantised weights unrounded, dense ones encoded to Q8_0 or Q4_0.
             "fp8": activations as E4M3 with a scale for each token, dense weights as E4M3 with a scale for each row.
+            "ggml": activations in the blocks that ggml multiplies the weight's format by, weights unrounded.
+        attended: the format that attention takes queries, keys and values in, as llama.cpp's cache is fp16; or None.
         accumulate: "float64", or "float32" for the backend's own fast sums.
         machine: the hardware whose sums linear layers and attention take, step by step; None for real numbers.
         overrides: (pattern, precision) pairs: an op whose name matches takes that precision; the first match counts.
@@ -42,15 +44,23 @@ class Precision:
     accumulate: str = "float64"
     machine: Machine | None = None
     overrides: tuple[tuple[str, Precision], ...] = ()
+    attended: str | None = None
 
     def __post_init__(self) -> None:
         for what, value, known in (
             ("activations", self.activations, ACTIVATIONS),
             ("operands", self.operands, OPERANDS),
             ("accumulate", self.accumulate, ("float64", "float32")),
+            ("attended", self.attended, (None, "fp16", "bf16")),
         ):
             if value not in known:
-                raise ValueError(f"precision {self.name!r}: unknown {what} {value!r}; known: {', '.join(known)}")
+                raise ValueError(
+                    f"precision {self.name!r}: unknown {what} {value!r}; known: {', '.join(map(str, known))}"
+                )
+        if self.operands == "ggml" and (self.machine is not None or self.accumulate == "float32"):
+            raise ValueError(
+                f"precision {self.name!r}: ggml's blocks are multiplied in real numbers; leave the rest out"
+            )
         if self.proven and (self.activations == "fp64" or self.accumulate == "float32"):
             raise ValueError(
                 f"precision {self.name!r}: there is no proof for activations in {self.activations} with sums in "
@@ -104,6 +114,7 @@ PRECISIONS: Mapping[str, Precision] = MappingProxyType(
             Precision("fp8", operands="fp8"),
             Precision("w8a8", operands="w8a8"),
             Precision("w4a8", operands="w4a8"),
+            Precision("ggml", operands="ggml", attended="fp16"),
             Precision("float64", activations="fp64", proven=False),
             Precision("fast", proven=False, accumulate="float32"),
             *(_of_machine(machine) for machine in MACHINES.values()),

@@ -24,6 +24,7 @@ import math
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.numerics.bounds import UNIT, gamma
+from lepton_ref.numerics.cast import cast
 from lepton_ref.numerics.lengths import lengths
 from lepton_ref.ops.attention_otherwise import fast_attention, machine_attention
 from lepton_ref.ops.attention_repair import Attended, AttentionRepair
@@ -72,6 +73,10 @@ def attention(
         other = machine_attention if on_machine else fast_attention
         return other(
             q_bthk, k_bsgk, v_bsgk, mask_bts, sinks_h, scale=scale, cap=cap, backend=backend, precision=precision
+        )
+    if precision.attended is not None:
+        q_bthk, k_bsgk, v_bsgk = (
+            cast(lift(x, backend=backend), precision.attended, backend=backend) for x in (q_bthk, k_bsgk, v_bsgk)
         )
     b, t, h, k = q_bthk.shape
     s, g = k_bsgk.shape[1:3]

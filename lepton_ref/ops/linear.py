@@ -2,7 +2,8 @@ r"""Linear: a matrix, and perhaps a bias.
 
     y[…, o] = Σᵢ x[…, i]·w[o, i] + b[o]
 
-Under w8a8, w4a8 and fp8 x and w are what `lepton_ref.numerics.operands` and `lepton_ref.storage.encoded` make of them.
+Under w8a8, w4a8 and fp8 x and w are what `lepton_ref.numerics.operands` and `lepton_ref.storage.encoded` make of them,
+under ggml what `lepton_ref.plain.ggml` says.
 
 Bound, in any order of summation, fused or not (Higham, Accuracy and Stability, §3.1): a term passes at most I + 1
 roundings, its product's, I − 1 sums' and the bias's, so the float64 value is within γ_{I+1}·(Σᵢ |xᵢ·wᵢ| + |b|) of the
@@ -19,6 +20,7 @@ import math
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.numerics.bounds import gamma
+from lepton_ref.numerics.ggml_blocks import ggml_activations
 from lepton_ref.numerics.lengths import lengths
 from lepton_ref.numerics.operands import activations
 from lepton_ref.ops.base import op, require_axis, try_kernel
@@ -57,7 +59,11 @@ def linear(x: Array, w_oi: Weight, b_o: Array | None = None, *, backend: Backend
 def _round_once(x: Array, w_oi: Weight, b_o: Array | None, backend: Backend, precision: Precision) -> Array:
     """(M, I), (O, I), (O) -> (M, O)."""
     xp = backend.xp
-    x64 = activations(lift(x, backend=backend), precision.operands, backend=backend)
+    x64 = lift(x, backend=backend)
+    if precision.operands == "ggml":
+        x64 = ggml_activations(x64, w_oi.format, backend=backend)
+    else:
+        x64 = activations(x64, precision.operands, backend=backend)
     sizes = lengths(x64, backend=backend) if precision.proven else None
     parts = []
     for panel in w_oi.panels(backend=backend):

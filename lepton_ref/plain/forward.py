@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from lepton_ref.plain import ops, quantise
-from lepton_ref.plain.formats import get_format
+from lepton_ref.plain import ggml, ops, quantise
+from lepton_ref.plain.formats import get_format, round_to
 from lepton_ref.plain.special import Number
 
 Row = list[float]
@@ -31,9 +31,11 @@ class Forward:
         weights: matrices as lists of rows, vectors as lists, by name: the numbers that are stored.
         integers: what embeddings look up at each position, by name: input_ids, position_ids, token_type_ids, ….
         format: what every op's outputs are rounded to, by name.
-        operands: what linear layers multiply, one of `quantise.OPERANDS`.
+        operands: what linear layers multiply, one of `quantise.OPERANDS` or "ggml".
         encoded: names of the weights that are quantised already, and multiplied as they are.
         rope_length: what RoPE takes for the length where a kind depends on it; None for the number of positions.
+        formats: under "ggml", the storage formats of weights that are not F32, by name; see `lepton_ref.plain.ggml`.
+        attended: the format that attention takes queries, keys and values in; None for as they are.
     """
 
     weights: Mapping[str, Any]
@@ -42,11 +44,13 @@ class Forward:
     operands: str = "stored"
     encoded: Container[str] = field(default_factory=frozenset)
     rope_length: int | None = None
+    formats: Mapping[str, str] = field(default_factory=dict)
+    attended: str | None = None
 
     def __post_init__(self) -> None:
         get_format(self.format)
-        if self.operands not in quantise.OPERANDS:
-            raise ValueError(f"unknown operands {self.operands!r}; known: {', '.join(quantise.OPERANDS)}")
+        if self.operands not in (*quantise.OPERANDS, "ggml"):
+            raise ValueError(f"unknown operands {self.operands!r}; known: {', '.join(quantise.OPERANDS)}, ggml")
         lengths = {name: len(numbers) for name, numbers in self.integers.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise ValueError(f"the inputs must be of one length, at least 1, got {lengths}")
@@ -89,10 +93,14 @@ def _linear(run: Forward, op: Any, x: list[Row]) -> Outputs:
     """Under "w8a8" and the like both factors are first rounded to small numbers, and their product is exact again."""
     name = op.weights["w"]
     matrix, bias = run.weights[name], run.weights[op.weights["b"]] if "b" in op.weights else None
-    if name not in run.encoded:
-        matrix = [quantise.weights(row, run.operands) for row in matrix]
+    if run.operands == "ggml":
+        x = [ggml.activations(row, run.formats.get(name, "F32")) for row in x]
+    else:
+        x = [quantise.activations(row, run.operands) for row in x]
+        if name not in run.encoded:
+            matrix = [quantise.weights(row, run.operands) for row in matrix]
     for row in x:
-        yield ops.linear(quantise.activations(row, run.operands), matrix, bias)
+        yield ops.linear(row, matrix, bias)
 
 
 def _rms_norm(run: Forward, op: Any, x: list[Row]) -> Outputs:
@@ -121,6 +129,8 @@ def _attention(run: Forward, op: Any, q: list[Row], k: list[Row], v: list[Row]) 
     """Query head h reads key/value head ⌊h·G/H⌋; a causal query sees itself and what is before it."""
     o = op.options
     heads, kv_heads = o["heads"], o["kv_heads"]
+    if run.attended is not None:
+        q, k, v = ([[round_to(x, run.attended) for x in row] for row in rows] for rows in (q, k, v))
     keys = [split(row, kv_heads) for row in k]
     values = [split(row, kv_heads) for row in v]
     for t, row in enumerate(q):

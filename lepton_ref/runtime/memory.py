@@ -79,7 +79,7 @@ def keep(
     """
     if choice != "auto" and not isinstance(choice, bool):
         raise ValueError(f"keep_decoded must be 'auto', True or False, got {choice!r}")
-    sizes = [int(np.prod(weight.shape, dtype=np.int64)) for weight in weights.values()]
+    sizes = [weight.shape[0] * weight.operand_width for weight in weights.values()]
     if choice == "auto":
         available = available_bytes()
         choice = available is not None and dtype.itemsize * sum(sizes) <= SHARE * available
@@ -90,6 +90,6 @@ def keep(
     ends = np.cumsum(sizes)
     rooms = [arena[end - size : end] for end, size in zip(ends, sizes, strict=True)]
     return {
-        name: Kept(weight, backend=backend, room=room.reshape(weight.shape))
+        name: Kept(weight, backend=backend, room=room.reshape(weight.shape[0], weight.operand_width))
         for (name, weight), room in zip(weights.items(), rooms, strict=True)
     }

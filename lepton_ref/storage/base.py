@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ class Weight(ABC):
     shape: tuple[int, ...]
     nbytes: int
 
+    @property
+    def operand_width(self) -> int:
+        """How many numbers a row has as `operand` and `panels` give it: I, or more; see `lepton_ref.storage.encoded`."""
+        return math.prod(self.shape[1:])
+
     @abstractmethod
     def rows(self, start: int, stop: int, /) -> HostArray:
         """`(stop - start, ...)` decoded along the first axis."""
@@ -74,6 +80,14 @@ class Weight(ABC):
         with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
             return self.take(index).astype(np.float64)
 
+    def blocks(self, index: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """`(N,) -> (N, blocks, bytes)` the stored blocks of the rows of these numbers.
+
+        Raises:
+            ValueError: the weight is not stored in blocks.
+        """
+        raise ValueError(f"a weight in {self.format} is not stored in blocks of bytes; ask for its values")
+
     def operand(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
         """`(N,) -> (N, I)` float64: these rows, as `panels` gives them."""
         with np.errstate(invalid="ignore"):
@@ -81,7 +95,7 @@ class Weight(ABC):
 
     def panels(self, *, backend: Backend) -> Iterator[Panel]:
         """Yield all rows that a linear layer multiplies by, each panel at most `PANEL_BYTES` or one row."""
-        row = 8 * int(np.prod(self.shape[1:], dtype=np.int64))
+        row = 8 * self.operand_width
         step = max(1, PANEL_BYTES // max(1, row))
         for start in range(0, self.shape[0], step):
             stop = min(start + step, self.shape[0])

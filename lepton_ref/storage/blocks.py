@@ -109,6 +109,12 @@ class BlockQuantised(Weight):
             return self.block.values(self.raw)[index]
         return self.block.values(self.raw[index])
 
+    def blocks(self, index: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """`(N,) -> (N, blocks, bytes)` the stored blocks of the rows of these numbers, of a matrix."""
+        if self.raw.ndim != 2:
+            raise ValueError(f"rows of blocks are those of a matrix, got a weight of shape {self.shape}")
+        return np.ascontiguousarray(self.raw[index]).reshape(len(index), -1, self.block.nbytes)
+
     def unrounded(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
         """`(N,) -> (N, ...)` float64, the closed form of the rows of these numbers."""
         raw = self.raw if self.raw.ndim == 1 else self.raw[index]

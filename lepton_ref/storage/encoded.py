@@ -1,12 +1,11 @@
 """Weights as a linear layer multiplies them where that is not as they are stored.
 
     Unrounded   the closed form of a quantised format, where its decoding rounds to float32
+    WithMinima  the same of ggml's formats whose blocks of 32 have a minimum: it follows the row's values, for each block
     Encoded     a dense weight in blocks of 32 along a row (the last may be shorter) as Q8_0 or Q4_0, by ggml's
                 reference encoders, or as E4M3 numbers with a scale for each row
 
-Rows that are looked up, an embedding's, keep their stored value. ggml computes in float32: each operation below is one
-of float32's. Q8_0: d = amax/127, q = x·(1/d) rounded half away from zero. Q4_0: d = m/−8 with m the number that is
-largest in size, q = ⌊x·(1/d) + 8.5⌋ at most 15, the value d·(q − 8). d is stored as fp16, q is not computed from that.
+Rows that are looked up, an embedding's, keep their stored value. Q8_0 and Q4_0: `lepton_ref.storage.encoders.legacy`.
 E4M3: `lepton_ref.numerics.operands`. A NaN or an infinity in a block makes the block NaN.
 """
 
@@ -21,8 +20,10 @@ from numpy.typing import NDArray
 from lepton_ref.interface import HostArray
 from lepton_ref.numerics.formats import round_array
 from lepton_ref.numerics.operands import BLOCK, E4M3_LARGEST, SCALE_BITS, SCALE_LEAST
+from lepton_ref.plain.ggml import BLOCKS
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
+from lepton_ref.storage.encoders.legacy import q8_0, symmetric
 
 Floats = NDArray[np.float32]
 Scaled = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -53,6 +54,20 @@ class Unrounded(_View):
     def operand(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
         """`(N,) -> (N, I)` float64, the closed form of the rows of these numbers."""
         return self.base.unrounded(index)
+
+
+class WithMinima(Unrounded):
+    """A weight in Q4_1 or Q5_1 as ggml multiplies it: see `lepton_ref.plain.ggml`."""
+
+    @property
+    def operand_width(self) -> int:
+        """I + I/32."""
+        return self.shape[1] + self.shape[1] // BLOCK
+
+    def operand(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """`(N,) -> (N, I + I/32)` float64, the closed form of the rows of these numbers, then their blocks' minima."""
+        minima = np.ascontiguousarray(self.base.blocks(index)[:, :, 2:4]).view("<f2")[:, :, 0].astype(np.float64)
+        return np.concatenate([self.base.unrounded(index), minima], axis=1)
 
 
 class Encoded(_View):
@@ -99,27 +114,21 @@ def _by_blocks(x: Floats, encode: Callable[[Floats], Scaled]) -> Scaled:
     )
 
 
-def _stored(d: Floats, q: Floats) -> Scaled:
+def _stored(x: Floats, d: Floats, q: Floats) -> Scaled:
     """The codes, and the scale as fp16 holds it; NaN for a block that has no codes."""
-    healthy = np.isfinite(d)
+    healthy = np.isfinite(x).all(axis=-1, keepdims=True) & np.isfinite(d)
     scale = np.where(healthy, d.astype(np.float16).astype(np.float64) + 0.0, np.nan)  # a scale of −0 makes +0 too
-    coded = healthy & (scale != 0.0)  # 1/d of a scale that fp16 has not may be infinite: its codes are no numbers
+    coded = healthy & (scale != 0.0)  # of a scale that fp16 has not the codes may be no numbers
     return np.where(coded, q, np.float32(0)).astype(np.float64), scale
 
 
 def _q8_0(x: Floats) -> Scaled:
-    d = np.max(np.abs(x), axis=-1, keepdims=True) / np.float32(127)
-    scaled = x * np.where(d == 0, np.float32(0), np.float32(1) / d)
-    whole = np.floor(np.abs(scaled.astype(np.float64)) + 0.5)  # exact: |scaled| is below 2⁸ and has 24 bits
-    return _stored(d, np.copysign(whole, scaled).astype(np.float32) + np.float32(0))
+    return _stored(x, *q8_0(x))
 
 
 def _q4_0(x: Floats) -> Scaled:
-    at = np.argmax(np.abs(x), axis=-1)[..., None]
-    d = np.take_along_axis(x, at, axis=-1) / np.float32(-8)
-    d = np.where(np.isfinite(x).all(axis=-1, keepdims=True), d, np.float32(np.nan))
-    scaled = x * np.where(d == 0, np.float32(0), np.float32(1) / d)
-    return _stored(d, np.minimum(np.trunc(scaled + np.float32(8.5)), np.float32(15)) - np.float32(8))
+    d, q = symmetric(x, 8)
+    return _stored(x, d, q - np.float32(8))
 
 
 def _fp8(x: Floats) -> Scaled:
@@ -153,11 +162,26 @@ def as_operand(weight: Weight, operands: str, /, *, encode_all: bool = False) ->
 
     Args:
         weight: as stored.
-        operands: "stored", "w8a8", "w4a8" or "fp8".
+        operands: "stored", "w8a8", "w4a8", "fp8" or "ggml".
         encode_all: quantised weights are encoded too, as a machine asks that multiplies numbers of one format.
     """
     if operands == "stored":
         return weight
+    if operands == "ggml":
+        return ggml_operand(weight)
     if encode_all or weight.format in DENSE_FORMATS:
         return Encoded(weight, encoding=OF_OPERANDS[operands])
     return weight if operands == "fp8" else Unrounded(weight)
+
+
+def ggml_operand(weight: Weight, /) -> Weight:
+    """The weight as ggml multiplies it: as stored, unrounded, and with its minima where its blocks have some.
+
+    Raises:
+        ValueError: a format that ggml does not have.
+    """
+    if weight.format not in BLOCKS:
+        raise ValueError(f"precision ggml has no form for a weight in {weight.format}; known: {', '.join(BLOCKS)}")
+    if weight.format in DENSE_FORMATS:
+        return weight
+    return WithMinima(weight) if BLOCKS[weight.format] == "Q8_1" else Unrounded(weight)

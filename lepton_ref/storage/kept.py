@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -30,8 +31,9 @@ class Kept(Weight):
     """
 
     def __init__(self, base: Weight, *, backend: Backend, room: HostArray) -> None:
-        if room.shape != base.shape or room.dtype not in ROOMS:
-            raise ValueError(f"room must be float64 {base.shape}, got {room.dtype} {room.shape}")
+        wanted = (base.shape[0], base.operand_width) if base.operand_width != math.prod(base.shape[1:]) else base.shape
+        if room.shape != wanted or room.dtype not in ROOMS:
+            raise ValueError(f"room must be float64 {wanted}, got {room.dtype} {room.shape}")
         self.base = base
         self.backend = backend
         self.room = room
@@ -49,6 +51,11 @@ class Kept(Weight):
     def take(self, index: NDArray[np.int64], /) -> HostArray:
         """`(N,) -> (N, ...)` the rows of these numbers, decoded."""
         return self.base.take(index)
+
+    @property
+    def operand_width(self) -> int:
+        """How many numbers a row of the room has."""
+        return self.base.operand_width
 
     def unrounded(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
         """`(N,) -> (N, ...)` float64, the closed form of the rows of these numbers."""

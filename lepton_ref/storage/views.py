@@ -34,6 +34,10 @@ class RowView(Weight):
         """`(N,) -> (N, ...)` the rows of these numbers, decoded."""
         return self.base.take(self.index[index])
 
+    def blocks(self, index: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """`(N,) -> (N, blocks, bytes)` the stored blocks of the rows of these numbers."""
+        return self.base.blocks(self.index[index])
+
     def unrounded(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
         """`(N,) -> (N, ...)` float64, the closed form of the rows of these numbers."""
         return self.base.unrounded(self.index[index])
