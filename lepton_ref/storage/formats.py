@@ -6,6 +6,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lepton_ref.storage.blocks import BlockFormat
+from lepton_ref.storage.iq1_m import IQ1_M
+from lepton_ref.storage.iq1_s import IQ1_S
+from lepton_ref.storage.iq2_s import IQ2_S
+from lepton_ref.storage.iq2_xs import IQ2_XS
+from lepton_ref.storage.iq2_xxs import IQ2_XXS
+from lepton_ref.storage.iq3_s import IQ3_S
+from lepton_ref.storage.iq3_xxs import IQ3_XXS
+from lepton_ref.storage.iq4_nl import IQ4_NL
+from lepton_ref.storage.iq4_xs import IQ4_XS
 from lepton_ref.storage.mxfp4 import MXFP4
 from lepton_ref.storage.nvfp4 import NVFP4
 from lepton_ref.storage.q1_0 import Q1_0
@@ -29,6 +38,7 @@ _ALL: tuple[BlockFormat, ...] = (
     Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1,
     Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K,
     TQ1_0, TQ2_0, Q1_0, Q2_0, MXFP4, NVFP4,
+    IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, IQ4_NL, IQ4_XS,
 )  # fmt: skip
 
 FORMATS: Mapping[str, BlockFormat] = MappingProxyType({block.name: block for block in _ALL})
