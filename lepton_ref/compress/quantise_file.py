@@ -1,0 +1,261 @@
+"""Write a model's file with its tensors in other formats: one tensor at a time, complete or not at all.
+
+Each tensor is decoded and encoded in panels of whole rows, so that memory holds a panel for each thread; the bytes lie
+in a nameless file beside the target until all are there. A manifest in the file's metadata says where its bytes come
+from: the version, the SHA-256 of the source, the recipe, each tensor's format and the SHA-256 of its bytes. It has no
+dates, names or places, so the same source and recipe give the same bytes, with any number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from lepton_ref import __version__
+from lepton_ref.compress.recipe import Choice, Recipe, choose
+from lepton_ref.compress.source import Progress, Source, open_source
+from lepton_ref.files import write_gguf, write_safetensors
+from lepton_ref.files.stored import stored
+from lepton_ref.interface import HostArray
+from lepton_ref.storage import DENSE_FORMATS, FORMATS, BlockQuantised, Dense, Weight, encode
+from lepton_ref.storage.encoders import WEIGHTED
+
+MANIFEST = "lepton_ref.manifest"
+"""The metadata's key of the manifest, JSON."""
+
+PANEL = 1 << 20
+"""Elements that are encoded at a time by one thread."""
+
+QUANTISATION_VERSION = 2
+"""What GGUF's `general.quantization_version` says of the block formats as they are since 2023."""
+
+Importance = Mapping[str, HostArray]
+"""Tensor → (columns,) how much the square of an error in each column counts."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        path: where.
+        choices: each tensor's format, and why.
+        elements: how many numbers.
+        nbytes: how many bytes they take.
+        requantised: tensors that were in blocks before: their errors add up.
+        unweighted: tensors whose encoder takes importance, and for which none was given though it was for others.
+        notes: what the file cannot say.
+    """
+
+    path: Path
+    choices: Mapping[str, Choice]
+    elements: int
+    nbytes: int
+    requantised: tuple[str, ...]
+    unweighted: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits to a number, scales included."""
+        return 8 * self.nbytes / max(1, self.elements)
+
+    def __repr__(self) -> str:
+        formats = ", ".join(f"{f} ×{n}" for f, n in Counter(c.format for c in self.choices.values()).most_common())
+        return f"Written({str(self.path)!r}, {self.bits_per_weight:.3f} bits per weight: {formats})"
+
+
+def quantise_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    recipe: Recipe,
+    *,
+    importance: Importance | None = None,
+    threads: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Write `source` to `target` with its tensors in the formats of the recipe.
+
+    Args:
+        source: a .gguf file; a model's folder; a .safetensors file.
+        target: a .gguf file; or a .safetensors file, for dense formats alone.
+        recipe: which format each tensor gets.
+        importance: see `Importance`; the formats that search for scales take it.
+        threads: how many encode at a time.
+        overwrite: whether an existing file may be replaced.
+        progress: wraps the list of names while it is worked through.
+
+    Raises:
+        FileNotFoundError: no source, or no folder for the target.
+        FileExistsError: the target exists and `overwrite` is False.
+        FileFormatError: a damaged source.
+        ValueError: whatever else does not fit together; the message names the tensor where there is one.
+    """
+    target = Path(target)
+    _check_target(target, overwrite=overwrite)
+    if type(threads) is not int or threads < 1:
+        raise ValueError(f"threads is {threads!r}; give an integer of at least 1")
+    read = open_source(source, gguf=target.suffix == ".gguf")
+    choices = _choices(read, recipe, target, importance)
+    _check_importance(read, importance)
+    with tempfile.TemporaryFile(dir=target.parent) as spool, ThreadPoolExecutor(threads) as pool:
+        places: dict[str, tuple[int, int]] = {}
+        for name in choices if progress is None else progress(list(choices)):
+            weight, format_ = read.tensors[name], choices[name].format
+            if format_ == weight.format:
+                continue
+            begin = spool.tell()
+            for piece in _encoded(name, weight, format_, (importance or {}).get(name), pool, threads):
+                spool.write(piece)
+            places[name] = (begin, spool.tell())
+        spool.flush()
+        tensors = {
+            name: _view(spool, *places[name], choice.format, read.tensors[name].shape)
+            if name in places
+            else read.tensors[name]
+            for name, choice in choices.items()
+        }
+        _write(target, tensors, read, recipe, _manifest(read, recipe, importance, tensors), overwrite=overwrite)
+    searched = [n for n, c in choices.items() if c.format in WEIGHTED and n in places]
+    return Written(
+        path=target,
+        choices=choices,
+        elements=sum(prod(weight.shape) for weight in tensors.values()),
+        nbytes=sum(weight.nbytes for weight in tensors.values()),
+        requantised=tuple(name for name in places if read.tensors[name].format in FORMATS),
+        unweighted=() if importance is None else tuple(name for name in searched if name not in importance),
+        notes=read.notes,
+    )
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    """What is wrong with the target is said before anything is read for nothing."""
+    if target.suffix not in (".gguf", ".safetensors"):
+        raise ValueError(f"{target}: a file is written as .gguf or .safetensors; end its path in one of them")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target.parent}: no such folder; make it, or choose another place for {target.name}")
+    if os.path.lexists(target) and not overwrite:
+        raise FileExistsError(f"{target} exists; give --overwrite to replace it, or choose another name")
+
+
+def _choices(read: Source, recipe: Recipe, target: Path, importance: Importance | None) -> dict[str, Choice]:
+    experts = read.metadata.get(f"{read.architecture}.expert_count", 0)
+    if recipe.mixture is not None and experts:
+        raise ValueError(f"{read.path} has {experts} experts, for which no mixture is written yet; give a format")
+    if recipe.mixture is not None and target.suffix != ".gguf":
+        raise ValueError(f"{recipe.mixture} names tensors as GGUF does; end the path of the new file in .gguf")
+    shapes = {name: weight.shape for name, weight in read.tensors.items()}
+    kept = {name: weight.format for name, weight in read.tensors.items()}
+    choices = choose(
+        shapes,
+        recipe,
+        kept=kept,
+        sharing=read.sharing,
+        architecture=read.architecture,
+        importance=importance is not None,
+    )
+    for name, choice in choices.items():
+        if target.suffix != ".gguf" and choice.format not in DENSE_FORMATS:
+            raise ValueError(
+                f"tensor {name!r} would be {choice.format}, which safetensors does not know; write a .gguf"
+            )
+    return choices
+
+
+def _check_importance(read: Source, importance: Importance | None) -> None:
+    for name, weights in (importance or {}).items():
+        if name in read.tensors and weights.shape != read.tensors[name].shape[-1:]:
+            raise ValueError(
+                f"importance of {name!r} has shape {weights.shape}, the tensor has {read.tensors[name].shape[-1]} "
+                "columns; was it measured on another model?"
+            )
+    if importance is not None and not any(name in read.tensors for name in importance):
+        raise ValueError(f"importance names none of the tensors of {read.path}; was it measured on another model?")
+
+
+def _encoded(
+    name: str, weight: Weight, format_: str, columns: HostArray | None, pool: ThreadPoolExecutor, threads: int
+) -> Iterator[bytes]:
+    """The bytes of a tensor in order, some panels of rows at a time."""
+    weights = columns if format_ in WEIGHTED else None
+
+    def panel(start: int, stop: int) -> bytes:
+        return encode(format_, weight.rows(start, stop), **({} if weights is None else {"weights": weights})).tobytes()
+
+    step = max(1, PANEL // max(1, prod(weight.shape[1:])))
+    if len(weight.shape) == 1:
+        step = weight.shape[0]
+    starts = range(0, weight.shape[0], step)
+    try:
+        for at in range(0, len(starts), 2 * threads):  # a bounded number of panels in flight
+            ends = [(start, min(start + step, weight.shape[0])) for start in starts[at : at + 2 * threads]]
+            yield from pool.map(lambda both: panel(*both), ends)
+    except ValueError as error:
+        raise ValueError(f"tensor {name!r} cannot be stored as {format_}: {error}") from error
+
+
+def _view(spool: IO[bytes], begin: int, end: int, format_: str, shape: tuple[int, ...]) -> Weight:
+    """The tensor as it lies in the spool."""
+    raw = np.memmap(spool, dtype=np.uint8, mode="r", offset=begin, shape=(end - begin,))
+    if format_ in DENSE_FORMATS:
+        return Dense(raw.view(DENSE_FORMATS[format_]).reshape(shape), format=format_)
+    return BlockQuantised(raw.reshape(*shape[:-1], -1), format=FORMATS[format_])
+
+
+def _manifest(read: Source, recipe: Recipe, importance: Importance | None, tensors: Mapping[str, Weight]) -> str:
+    given = None
+    if importance is not None:
+        digest = hashlib.sha256()
+        for name in sorted(importance):
+            digest.update(name.encode("utf-8") + b"\0" + np.ascontiguousarray(importance[name], dtype="<f4").tobytes())
+        given = digest.hexdigest()
+    text: dict[str, Any] = {
+        "lepton_ref": __version__,
+        "source": {"sha256": read.digests()},
+        "recipe": {"format": recipe.format, "mixture": recipe.mixture, "tensors": [list(p) for p in recipe.patterns]},
+        "importance": {"sha256": given},
+        "seeds": [],
+        "tensors": {
+            name: {"format": weight.format, "sha256": _digest(stored(name, weight).pieces())}
+            for name, weight in tensors.items()
+        },
+    }
+    return json.dumps(text, ensure_ascii=True, separators=(",", ":"))
+
+
+def _digest(pieces: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _write(
+    target: Path, tensors: Mapping[str, Weight], read: Source, recipe: Recipe, manifest: str, *, overwrite: bool
+) -> None:
+    every: dict[str, Weight | HostArray] = {**tensors, **read.integers}
+    if target.suffix == ".safetensors":
+        write_safetensors(target, every, {**read.metadata, MANIFEST: manifest}, overwrite=overwrite)
+        return
+    metadata: dict[str, Any] = {**read.metadata}
+    types = {**read.metadata_types}
+    for key, value in (("general.file_type", recipe.file_type), ("general.quantization_version", QUANTISATION_VERSION)):
+        types[key] = "U32"
+        metadata[key] = value
+    if recipe.file_type is None:
+        del metadata["general.file_type"]
+    metadata[MANIFEST] = manifest
+    types[MANIFEST] = "STRING"
+    write_gguf(target, every, metadata, metadata_types=types, overwrite=overwrite)
