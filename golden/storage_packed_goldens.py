@@ -18,7 +18,7 @@ import numpy as np
 
 SEED = 4
 PACKAGES = ("auto-gptq", "autoawq", "compressed-tensors", "bitsandbytes")
-OUTPUTS, INPUTS, GROUP = 32, 64, 16
+OUTPUTS, INPUTS, GROUP = 32, 32, 8
 
 
 def file_of(package: str, path: str) -> ModuleType:
@@ -75,9 +75,10 @@ def compressed(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
-    outputs, inputs = 10, 85  # no whole number of words, and one that tells the dense packing from the older one
+    outputs, inputs = 9, 85  # no whole number of words, and one that tells the dense packing from the older one
     for bits in range(1, 9):
-        for kind, size in (("group", 17), ("group_asymmetric", 17), ("channel_asymmetric", None), ("tensor", None)):
+        kinds = [("group", 17), ("group_asymmetric", 17), ("channel_asymmetric", None), ("tensor", None)]
+        for kind, size in kinds if bits == 3 else kinds[:2]:
             strategy, _, asymmetric = kind.partition("_")
             args = QuantizationArgs(num_bits=bits, strategy=strategy, group_size=size, symmetric=not asymmetric)
             scheme = QuantizationScheme(targets=["Linear"], weights=args)
@@ -98,7 +99,7 @@ def compressed(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
                 *(["weight_zero_point"] if asymmetric else []),
             ):
                 yield f"pack{bits}_{kind}_{part}", packed[part].numpy()
-            yield f"pack{bits}_{kind}_value", value.numpy()
+            yield f"pack{bits}_{kind}_value", value.numpy()[-4:]
 
 
 def bitsandbytes(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
@@ -106,7 +107,7 @@ def bitsandbytes(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
     import bitsandbytes.functional as bnb
     import torch
 
-    sizes = [((6, 128), 64), ((7, 45), 64), ((3, 256), 128)]
+    sizes = [((2, 128), 64), ((7, 45), 64), ((2, 256), 128)]
     cases = [(kind, *size, nested) for kind in ("nf4", "fp4") for size in sizes for nested in (False, True)]
     for kind, shape, size, nested in [*cases, ("nf4", (260, 32), 32, True)]:  # the last has two scales of scales
         weight = torch.from_numpy(rng.normal(size=shape).astype(np.float32) * 0.1)
@@ -115,15 +116,15 @@ def bitsandbytes(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
         yield f"{name}_weight", packed.numpy()
         for part, value in state.as_dict(packed=True).items():
             yield f"{name}_{part.split('.')[0]}", value.numpy()
-        yield f"{name}_value", bnb.dequantize_4bit(packed, state).numpy()
-    weight = torch.from_numpy(rng.normal(size=(16, 40)).astype(np.float16))
+        yield f"{name}_value", bnb.dequantize_4bit(packed, state).numpy()[-12:]
+    weight = torch.from_numpy(rng.normal(size=(4, 40)).astype(np.float16))
     codes, scales, _ = bnb.int8_vectorwise_quant(weight)
     yield from (("int8_weight", codes.numpy()), ("int8_SCB", scales.numpy()))
     yield "int8_value", bnb.int8_vectorwise_dequant(codes, scales).numpy()
 
 
 def make_packed_goldens(folder: Path) -> dict[str, Any]:
-    """Write packed.npz: for each case the tensors as a file has them and NAME_value, (O, I)."""
+    """Write packed.npz: for each case the tensors as a file has them and NAME_value, (O, I) or its last rows."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(SEED)
     arrays = {name: array for make in (gptq, awq, compressed, bitsandbytes) for name, array in make(rng)}

