@@ -70,6 +70,7 @@ MODULES = (
     "real",
     "text_goldens",
     "storage_goldens",
+    "storage_ggml_goldens",
     "storage_iq_goldens",
     "storage_scaled_goldens",
     "storage_packed_goldens",

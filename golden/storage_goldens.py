@@ -18,8 +18,8 @@ from lepton_ref.golden.block_bytes import every
 
 SEED = 2
 BLOCKS = {
-    "Q4_0": 64, "Q4_1": 64, "Q5_0": 64, "Q5_1": 64, "Q8_0": 64, "MXFP4": 64, "NVFP4": 32,
-    "Q2_K": 16, "Q3_K": 16, "Q4_K": 16, "Q5_K": 16, "Q6_K": 16, "TQ1_0": 16, "TQ2_0": 16,
+    "Q4_0": 24, "Q4_1": 24, "Q5_0": 24, "Q5_1": 24, "Q8_0": 24, "MXFP4": 24, "NVFP4": 12,
+    "Q2_K": 6, "Q3_K": 6, "Q4_K": 6, "Q5_K": 6, "Q6_K": 6, "TQ1_0": 6, "TQ2_0": 6,
 }  # fmt: skip
 """Format → how many random blocks; those of 256 elements are fewer, to keep the file small."""
 

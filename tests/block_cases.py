@@ -20,7 +20,9 @@ Blocks = NDArray[np.uint8]
 
 each_format = pytest.mark.parametrize("format", FORMATS.values(), ids=lambda each: each.name)
 
-GOLDENS: tuple[Path, ...] = tuple(GOLDEN / folder / "blocks.npz" for folder in ("storage", "storage_iq"))
+GOLDENS: tuple[Path, ...] = (
+    GOLDEN / "storage" / "blocks.npz", GOLDEN / "storage_iq" / "blocks.npz", GOLDEN / "storage_ggml" / "every.npz",
+)  # fmt: skip
 
 LAYOUTS = {
     "Q8_1": np.dtype([("d", "<f2"), ("s", "<f2"), ("qs", "i1", 32)]),
@@ -41,7 +43,7 @@ def bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
 
 @functools.cache
 def goldens() -> dict[str, NDArray[Any]]:
-    """NAME_raw, NAME_value and for some NAME_every: see golden/storage_goldens.py."""
+    """NAME_raw and NAME_value, and hashes NAME_every and NAME_ggml: see golden/storage_goldens.py and its siblings."""
     arrays: dict[str, NDArray[Any]] = {}
     for path in GOLDENS:
         with np.load(path, allow_pickle=False) as golden:
@@ -60,21 +62,25 @@ def from_the_struct(name: str, raw: Blocks) -> NDArray[np.float64]:
     return np.asarray(block["d"].astype(np.float64)[:, np.newaxis] * codes)
 
 
+def hashed(format: BlockFormat) -> bytes:
+    """SHA-256 of the values of every fp16 scale and every byte."""
+    return hashlib.sha256(bits(format.values(every(format.nbytes, halves(format)))).tobytes()).digest()
+
+
 def check_values(format: BlockFormat) -> None:
-    """The values are the reference package's, of random blocks and of every scale and code, or the C struct's."""
-    name, all_bytes = format.name, every(format.nbytes, halves(format))
+    """The values are gguf's, ggml's in C and, where gguf has none, the C struct's, of all that there is of them."""
+    name = format.name
     if name in LAYOUTS:
         assert LAYOUTS[name].itemsize == format.nbytes
+        raw = every(format.nbytes, halves(format))[::9]
         with np.errstate(invalid="ignore", over="ignore"):
-            want = from_the_struct(name, all_bytes[::9]).astype(np.float32)
-        np.testing.assert_array_equal(bits(format.values(all_bytes[::9])), bits(want))
-        return
-    raw, value = goldens()[f"{name}_raw"], goldens()[f"{name}_value"]
-    assert raw.shape[0] == value.shape[0] >= 16
+            value = from_the_struct(name, raw).astype(np.float32)
+    else:
+        raw, value = goldens()[f"{name}_raw"], goldens()[f"{name}_value"]
+        assert raw.shape[0] == value.shape[0] >= 6
     np.testing.assert_array_equal(bits(format.values(raw)), bits(value))
-    if f"{name}_every" in goldens():
-        hashed = hashlib.sha256(bits(format.values(all_bytes)).tobytes())
-        assert hashed.digest() == goldens()[f"{name}_every"].tobytes()
+    expected = {goldens()[key].tobytes() for key in (f"{name}_every", f"{name}_ggml") if key in goldens()}
+    assert not expected or expected == {hashed(format)}
 
 
 def halves(format: BlockFormat) -> tuple[int, ...]:
