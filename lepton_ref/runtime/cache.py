@@ -11,6 +11,7 @@ A run appends behind what is in use, and what it appended counts from `commit` o
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,6 +188,7 @@ class KVCache:
         limit: tokens of a sequence beyond which a growing cache would need another RoPE; None where RoPE has no end.
         backend: where keys and values lie.
         precision: the format in which they are kept: that of activations.
+        store: what makes a layer's store, of `LayerStore`'s arguments: see `lepton_ref.runtime.quantised_cache`.
         owner: the model whose keys and values these are, which takes no cache but its own.
 
     Attributes:
@@ -207,6 +209,7 @@ class KVCache:
         limit: int | None = None,
         backend: Backend,
         precision: Precision,
+        store: Callable[..., LayerStore] = LayerStore,
         owner: weakref.ReferenceType[object] | None = None,
     ) -> None:
         for name, value in (("batch", batch), ("capacity", capacity)):
@@ -221,7 +224,7 @@ class KVCache:
         how: dict[str, Any] = {"batch": batch, "backend": backend, "precision": precision}
         try:
             self.counts: NDArray[np.int64] = np.zeros(batch, dtype=np.int64)
-            self._stores = [LayerStore(spec, room=_first_room(capacity, spec.window), **how) for spec in layers]
+            self._stores = [store(spec, room=_first_room(capacity, spec.window), **how) for spec in layers]
         except (MemoryError, ValueError, OverflowError) as error:
             slots = FIRST_ROOM if capacity is None else capacity
             raise ValueError(

@@ -29,6 +29,7 @@ def load(
     precision: str | Precision = "reference",
     keep_decoded: str | bool = "auto",
     threads: int | None = None,
+    kv_cache: str = "dense",
 ) -> Model:
     """Open a model. Weights stay memory-mapped; each is decoded when it is used.
 
@@ -39,13 +40,15 @@ def load(
         keep_decoded: whether matrices stay decoded after their first use: True, False, or "auto", which keeps them
             where that takes at most half of the available memory.
         threads: how many threads BLAS may use; None leaves its own choice.
+        kv_cache: how the model's caches keep keys and values: "dense", as they are, or as small numbers with scales,
+            "int8", "int4" or "fp8" ("int8-64" in groups of 64); see `lepton_ref.runtime.kv_formats`.
 
     Raises:
         FileNotFoundError: nothing at the path.
         FileFormatError: a file that is damaged or not what it claims.
         ConfigError: a family or a setting that is not supported, or a config that contradicts itself.
         WeightsError: a tensor missing, left over, or of the wrong shape.
-        ValueError: an empty path, or an unknown backend, precision or choice.
+        ValueError: an empty path, or an unknown backend, precision, kv_cache or choice.
         TypeError: a path that is no path, threads that is no integer, or a backend that does not keep the interface.
         ImportError: threads is given and threadpoolctl is absent, or the backend's own library is.
     """
@@ -58,7 +61,7 @@ def load(
     used = operands(parts.program, parts.weights, how)
     kept = keep(used, keep_decoded, backend=chosen, dtype=kept_dtype(parts.program, how))
     parts = replace(parts, weights={**parts.weights, **kept})
-    return Model(parts, backend=chosen, precision=how, threads=threads)
+    return Model(parts, backend=chosen, precision=how, threads=threads, kv_cache=kv_cache)
 
 
 def _from_folder(path: Path) -> Parts:

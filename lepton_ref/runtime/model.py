@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from lepton_ref.models.program import Program
 from lepton_ref.numerics import Precision
 from lepton_ref.runtime import generate as generating
 from lepton_ref.runtime import save, score, show
-from lepton_ref.runtime.cache import KVCache
+from lepton_ref.runtime.cache import KVCache, LayerStore
+from lepton_ref.runtime.kv_formats import DENSE, get_kv_format
 from lepton_ref.runtime.parts import Parts
+from lepton_ref.runtime.quantised_cache import QuantisedStore
 from lepton_ref.runtime.threads import ThreadLimit
 
 if TYPE_CHECKING:
@@ -37,7 +39,11 @@ OTHER_INPUTS = ("decoder_input_ids", "encoder_hidden_states", "input_features", 
 class Model:
     """A transformer, ready to run. Made by `lepton_ref.load`."""
 
-    def __init__(self, parts: Parts, *, backend: Backend, precision: Precision, threads: int | None = None) -> None:
+    def __init__(
+        self, parts: Parts, *, backend: Backend, precision: Precision, threads: int | None = None, kv_cache: str = DENSE
+    ) -> None:
+        get_kv_format(kv_cache)
+        self.kv_cache = kv_cache
         self.parts = parts
         self.backend = backend
         self.precision = precision
@@ -222,15 +228,19 @@ class Model:
     log_probabilities = score.log_probabilities
     perplexity = score.perplexity
 
-    def new_cache(self, batch: int = 1, capacity: int | None = None) -> KVCache:
+    def new_cache(self, batch: int = 1, capacity: int | None = None, *, kv_cache: str | None = None) -> KVCache:
         """A cache for `batch` sequences of up to `capacity` tokens; None grows as needed.
+
+        `kv_cache` says how keys and values are stored: "dense", or a key of `lepton_ref.runtime.kv_formats.KV_FORMATS`,
+        such as "int8"; None takes what the model was loaded with.
 
         RoPE whose base depends on the length takes `capacity` for the cache's whole life, so that chunking changes
         nothing. A growing cache takes the length the model was first trained for, and refuses to grow beyond it.
 
         Raises:
-            ValueError: a model without causal attention, or numbers below 1.
+            ValueError: a model without causal attention, numbers below 1, or an unknown `kv_cache`.
         """
+        form = get_kv_format(self.kv_cache if kv_cache is None else kv_cache)
         if not self.is_causal:
             raise ValueError(f"{self.parts.architecture} sees both ways and keeps no cache; call forward without one")
         ropes = [op.options["rope"] for op in self.program.ops if op.kind == "rope"]
@@ -239,4 +249,5 @@ class Model:
         return KVCache(
             self.program.caches(), batch=batch, capacity=capacity, rope_length=capacity or limit or 1, limit=limit,
             backend=self.backend, precision=self.precision, owner=weakref.ref(self),
+            store=LayerStore if form is None else partial(QuantisedStore, format=form),
         )  # fmt: skip
