@@ -64,6 +64,19 @@ def test_the_hash_is_of_every_scale_and_every_byte(format: BlockFormat) -> None:
     assert all(len(np.unique(column)) == 256 for column in blocks.T)
 
 
+@pytest.mark.slow
+@each_format
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_reference_package_itself_agrees_on_random_bytes(format: BlockFormat, seed: int) -> None:
+    theirs = pytest.importorskip("gguf", reason="the gguf package is not installed")
+    if format.name in LAYOUTS:
+        pytest.skip(f"gguf does not decode {format.name}")
+    raw = random_blocks(format, 40, seed)
+    with np.errstate(invalid="ignore", over="ignore"):
+        want = theirs.quants.dequantize(raw, theirs.GGMLQuantizationType[format.name])
+    np.testing.assert_array_equal(bits(format.values(raw)), bits(want))
+
+
 @each_format
 @given(seed=st.integers(0, 2**32 - 1))
 def test_twin_and_fast_form_agree_on_random_bytes(format: BlockFormat, seed: int) -> None:
