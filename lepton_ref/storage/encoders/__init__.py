@@ -88,7 +88,7 @@ def encode_blocks(name: str, array: HostArray, weights: HostArray | None) -> NDA
             raise ValueError(
                 f"{name} has one encoding and takes no weights; those that do: {', '.join(sorted(WEIGHTED))}"
             )
-        many = np.broadcast_to(_floats("weights", weights), array.shape).reshape(-1, block.length)
+        many = _for_each(_floats("weights", weights), array.shape).reshape(-1, block.length)
         if many.size and many.min() < 0:
             raise ValueError(f"weights must not be negative, got {many.min():g}")
     out = np.empty((len(x), block.nbytes), dtype=np.uint8)
@@ -98,6 +98,14 @@ def encode_blocks(name: str, array: HostArray, weights: HostArray | None) -> NDA
         with np.errstate(all="ignore"):  # a scale beyond fp16 is infinite, 1/d of a tiny one too
             out[here] = ENCODERS[name](x[here], None if many is None else many[here])
     return out.reshape(*array.shape[:-1], array.shape[-1] // block.length * block.nbytes)
+
+
+def _for_each(weights: Floats, shape: tuple[int, ...]) -> Floats:
+    """The weights, one for each element."""
+    try:
+        return np.broadcast_to(weights, shape)
+    except ValueError:
+        raise ValueError(f"weights of {weights.shape} are neither one a column nor of the shape {shape}") from None
 
 
 def _floats(what: str, array: HostArray) -> Floats:

@@ -2,10 +2,10 @@
 
 1. Each group alone: codes of (nmax + δ)/range for a row of δ, the least-squares (s, m) of each, m at most 0, and the
    best of them.
-2. d for the scales by `best_common`, then the best minimum for each rounded scale, and dmin for those.
-3. From there, or from plain rounding to nearest where that is better, downhill in the error of what will be decoded,
-   its rounding included: each group's (sc, mn) moves to a neighbour while that helps, and each super-block's (d, dmin)
-   to its least squares.
+2. d for the scales by `best_common` and a few beside it; for each the best minima of the rounded scales, and a dmin.
+3. From the best of these and of plain rounding to nearest downhill in the error of what will be decoded, its rounding
+   included: each group's (sc, mn) moves to a neighbour while that helps, each super-block's (d, dmin) to its least
+   squares.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ OFFSETS = tuple(np.float32(-2.0 + 0.4 * i) for i in range(8))
 """What is added to the largest code for the scales that are tried: −2 … 0.8."""
 COMMON = tuple(np.float32(-0.9 + 0.15 * i) for i in range(13))
 """The same for the largest scale's code and the largest minimum's."""
+BESIDE = tuple(np.float32(1 + 0.02 * i) for i in (0, -1, 1, -2, 2))
+"""The best d times these are starts."""
 NEIGHBOURS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1))
 ROUNDS = 2
 """Three more, and five times as many offsets, gain 0.2 % of the error."""
@@ -54,7 +56,7 @@ class Affine:
 def search(x: Floats, w: Floats | None, *, nmax: int, kmax: int) -> Affine:
     """`(g, G, N)` codes up to nmax, scales and minima up to kmax."""
     s, m = _each_group(x, w, nmax)
-    return _downhill(x, w, [_common(x, w, s, m, nmax, kmax), nearest(x, nmax=nmax, kmax=kmax)], nmax, kmax)
+    return _downhill(x, w, [*_common(x, w, s, m, nmax, kmax), nearest(x, nmax=nmax, kmax=kmax)], nmax, kmax)
 
 
 def nearest(x: Floats, *, nmax: int, kmax: int) -> Affine:
@@ -96,17 +98,18 @@ def _least_squares(of: Moments, sw: Floats, sy: Floats, most: Floats) -> tuple[F
     return s, np.where(fixed, most, m)
 
 
-def _common(x: Floats, w: Floats | None, s: Floats, m: Floats, nmax: int, kmax: int) -> Affine:
-    """The units d and dmin, and the scales and minima in their units."""
-    of = moments(codes(x - m, s, 0, nmax), x, w)
-    sw = weight_sum(x, w)
-    curvature = np.maximum(of.qq - ratio(of.q * of.q, sw), np.float32(0))
-    d = fp16(_unit(s, curvature, kmax))
-    sc = codes(s, np.broadcast_to(d, s.shape), 0, kmax)
-    minimum = np.maximum(ratio(d * sc * of.q - total(weighed(x, w)), sw), np.float32(0))
-    dmin = fp16(_unit(minimum, sw, kmax))
-    mn = codes(minimum, np.broadcast_to(dmin, s.shape), 0, kmax)
-    return Affine(d, dmin, sc, mn, x)
+def _common(x: Floats, w: Floats | None, s: Floats, m: Floats, nmax: int, kmax: int) -> list[Affine]:
+    """Some d and dmin, and the scales and minima in their units."""
+    of, sw, sx = moments(codes(x - m, s, 0, nmax), x, w), weight_sum(x, w), total(weighed(x, w))
+    best = _unit(s, np.maximum(of.qq - ratio(of.q * of.q, sw), np.float32(0)), kmax)
+    found = []
+    for factor in BESIDE:
+        d = fp16(best * factor)
+        sc = codes(s, np.broadcast_to(d, s.shape), 0, kmax)
+        minimum = np.maximum(ratio(d * sc * of.q - sx, sw), np.float32(0))
+        dmin = fp16(_unit(minimum, sw, kmax))
+        found.append(Affine(d, dmin, sc, codes(minimum, np.broadcast_to(dmin, s.shape), 0, kmax), x))
+    return found
 
 
 def _unit(s: Floats, curvature: Floats, kmax: int) -> Floats:
@@ -125,17 +128,22 @@ def _evaluate(x: Floats, w: Floats | None, at: Affine, nmax: int) -> tuple[Float
     return q, squares(error, w)
 
 
-def _either(x: Floats, w: Floats | None, starts: list[Affine], nmax: int) -> Affine:
-    """Of each super-block the better of two."""
-    first, second = starts
-    better = total(_evaluate(x, w, second, nmax)[1]) < total(_evaluate(x, w, first, nmax)[1])
-    d, dmin = np.where(better, second.d, first.d), np.where(better, second.dmin, first.dmin)
-    return Affine(d, dmin, np.where(better, second.sc, first.sc), np.where(better, second.mn, first.mn), first.q)
+def _best(x: Floats, w: Floats | None, starts: list[Affine], nmax: int) -> Affine:
+    """Of each super-block the best."""
+    at = starts[0]
+    error = total(_evaluate(x, w, at, nmax)[1])
+    for other in starts[1:]:
+        its = total(_evaluate(x, w, other, nmax)[1])
+        better = its < error
+        error, d = np.where(better, its, error), np.where(better, other.d, at.d)
+        sc, mn = np.where(better, other.sc, at.sc), np.where(better, other.mn, at.mn)
+        at = Affine(d, np.where(better, other.dmin, at.dmin), sc, mn, at.q)
+    return at
 
 
 def _downhill(x: Floats, w: Floats | None, starts: list[Affine], nmax: int, kmax: int) -> Affine:
     """The neighbourhood's best, round after round."""
-    at = _either(x, w, starts, nmax)
+    at = _best(x, w, starts, nmax)
     q, error = _evaluate(x, w, at, nmax)
     for _ in range(ROUNDS):
         sc, mn = at.sc, at.mn

@@ -77,11 +77,8 @@ def encode_q3_k(x: Floats, weights: Floats | None) -> Bytes:
     q, sc = _flat(found.q + np.float32(4)), (found.sc.T + np.float32(32)).astype(np.uint8)
     third = np.packbits((q >> np.uint8(2)).reshape(-1, 8, 32), axis=1, bitorder="little").reshape(-1, 32)
     high = (sc >> np.uint8(4)).reshape(-1, 4, 4) << np.array([0, 2, 4, 6], dtype=np.uint8)[:, np.newaxis]
-    packed = [
-        (sc[:, :8] & np.uint8(15)) | ((sc[:, 8:] & np.uint8(15)) << np.uint8(4)),
-        np.bitwise_or.reduce(high, axis=1),
-    ]
-    out = np.concatenate([third, _quarters(q), *packed, _half(found.d)], axis=1)
+    low = (sc[:, :8] & np.uint8(15)) | ((sc[:, 8:] & np.uint8(15)) << np.uint8(4))
+    out = np.concatenate([third, _quarters(q), low, np.bitwise_or.reduce(high, axis=1), _half(found.d)], axis=1)
     out[~x.any(axis=1)] = 0
     return out
 
@@ -91,14 +88,7 @@ def encode_q6_k(x: Floats, weights: Floats | None) -> Bytes:
     found = k_symmetric.search(groups(x, 16), relative(weights, 16), half=32, kmax=128)
     q, sc = _flat(found.q + np.float32(32)), np.ascontiguousarray(found.sc.T).astype(np.int8).view(np.uint8)
     low = (q & np.uint8(15)).reshape(-1, 2, 2, 64)
-    out = np.concatenate(
-        [
-            (low[:, :, 0] | (low[:, :, 1] << np.uint8(4))).reshape(-1, 128),
-            _quarters(q >> np.uint8(4)),
-            sc,
-            _half(found.d),
-        ],
-        axis=1,
-    )
+    packed = (low[:, :, 0] | (low[:, :, 1] << np.uint8(4))).reshape(-1, 128)
+    out = np.concatenate([packed, _quarters(q >> np.uint8(4)), sc, _half(found.d)], axis=1)
     out[~x.any(axis=1)] = 0
     return out
