@@ -1,17 +1,20 @@
-"""Random bytes in the IQ formats, what their reference package decodes them to, and its lattice tables.
+"""Random bytes in the IQ formats, what their reference package decodes them to, its tables; and ggml's encoders.
 
 The first blocks have the scales that random bytes hardly reach: zeros, the least subnormal number, the greatest number,
-infinities and NaN.
+infinities and NaN. Of the encoders there are the bytes that ggml makes of a few rows, to compare errors with.
 """
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
 import gguf
 import gguf.quants
 import numpy as np
+
+from lepton_ref.golden.ggml_peer import library, version
 
 SEED = 4
 SCALES = (0x0000, 0x8000, 0x0001, 0x8001, 0x7BFF, 0x7C00, 0xFC00, 0x7E00)
@@ -56,6 +59,39 @@ def make_iq_goldens(folder: Path) -> dict[str, Any]:
     return {"blocks": BLOCKS}
 
 
+def rows() -> tuple[np.ndarray, np.ndarray]:
+    """`(6, 256), (256,)` float32 rows like a layer's, and how much each column matters. 11 bits, to keep them small."""
+    rng = np.random.default_rng(SEED + 1)
+    x = np.concatenate([rng.standard_normal((2, 256)), rng.laplace(size=(2, 256)), rng.standard_t(3, size=(2, 256))])
+    weights = np.exp(rng.standard_normal(256))
+    return tuple((0.02 * part).astype(np.float16).astype(np.float32) for part in (x, weights))
+
+
+def quantize(name: str, x: np.ndarray, nbytes: int, imatrix: np.ndarray | None) -> np.ndarray:
+    """`(R, 256) -> (R, nbytes)` what ggml makes of these rows. Some formats ask for an imatrix."""
+    ggml = ctypes.CDLL(str(library()))
+    ggml.ggml_quantize_init(int(gguf.GGMLQuantizationType[name]))
+    out = np.zeros((len(x), nbytes), dtype=np.uint8)
+    pointers = [None if a is None else a.ctypes.data_as(ctypes.c_void_p) for a in (x, out, imatrix)]
+    call = getattr(ggml, f"quantize_{name.lower()}")
+    call.restype = ctypes.c_size_t
+    call(*pointers[:2], ctypes.c_int64(len(x)), ctypes.c_int64(x.shape[1]), pointers[2])
+    return out
+
+
+def make_encoder_goldens(folder: Path) -> dict[str, Any]:
+    """Write encoders.npz: x (6, 256), imatrix (256,), and bytes: NAME_weighted, and NAME_flat with weights of 1."""
+    folder.mkdir(parents=True)
+    x, imatrix = rows()
+    arrays = {"x": x, "imatrix": imatrix}
+    for name in BLOCKS:
+        length, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+        for what, weights in (("weighted", imatrix), ("flat", np.ones_like(imatrix))):
+            arrays[f"{name}_{what}"] = quantize(name, x, 256 // length * size, weights)
+    np.savez_compressed(folder / "encoders.npz", **arrays)
+    return {"ggml": version()}
+
+
 GROUPS = [
     (
         "storage_iq",
@@ -63,5 +99,12 @@ GROUPS = [
         "bytes from numpy.random.default_rng; gguf.quants.dequantize; its tables",
         make_iq_goldens,
         SEED,
-    )
+    ),
+    (
+        "storage_iq_encoders",
+        "six rows in the nine IQ formats, with an imatrix and with equal weights",
+        "numbers from numpy.random.default_rng; ggml's quantize_NAME",
+        make_encoder_goldens,
+        SEED + 1,
+    ),
 ]

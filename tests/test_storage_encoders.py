@@ -113,6 +113,8 @@ def test_literal_zeros() -> None:
         "Q4_0": "0080" + "88" * 16,
         "Q5_0": "0080" + "ffffffff" + "00" * 16,
         "TQ1_0": "80" * 32,
+        "IQ4_NL": "0000" + "88" * 16,
+        "IQ4_XS": "0000" + "aaaa" + "00000000" + "88" * 128,
     }
     for name in OURS:
         start = expected.get(name, "00" * FORMATS[name].nbytes)

@@ -124,7 +124,9 @@ MIXTURES: Mapping[str, Mixture] = MappingProxyType(
 """Name → mixture."""
 
 FILE_TYPES: Mapping[str, int] = MappingProxyType(
-    {"F32": 0, "F16": 1, "BF16": 32} | {m.base: m.file_type for m in reversed([*MIXTURES.values()])}
+    {"F32": 0, "F16": 1, "BF16": 32}
+    | {"IQ2_XXS": 19, "IQ2_XS": 20, "IQ3_XXS": 23, "IQ1_S": 24, "IQ3_S": 26, "IQ2_S": 28, "IQ1_M": 31}
+    | {m.base: m.file_type for m in reversed([*MIXTURES.values()])}
 )
 """Format → `general.file_type` of a file that is mostly of it; formats without a number are not in it."""
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lepton_ref.interface import HostArray
 from lepton_ref.numerics.formats import round_array
 from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
-from lepton_ref.storage.encoders import fp4, k_quants, legacy, ternary
+from lepton_ref.storage.encoders import fp4, iq4, iq_lattice, k_quants, legacy, ternary
 
 Floats = NDArray[np.float32]
 Encoder: TypeAlias = Callable[[Floats, Floats | None], NDArray[np.uint8]]
@@ -41,11 +41,20 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
         "TQ2_0": ternary.encode_tq2_0,
         "MXFP4": fp4.encode_mxfp4,
         "NVFP4": fp4.encode_nvfp4,
+        "IQ4_NL": iq4.encode_iq4_nl,
+        "IQ4_XS": iq4.encode_iq4_xs,
+        "IQ3_S": iq_lattice.encode_iq3_s,
+        "IQ3_XXS": iq_lattice.encode_iq3_xxs,
+        "IQ2_S": iq_lattice.encode_iq2_s,
+        "IQ2_XS": iq_lattice.encode_iq2_xs,
+        "IQ2_XXS": iq_lattice.encode_iq2_xxs,
+        "IQ1_M": iq_lattice.encode_iq1_m,
+        "IQ1_S": iq_lattice.encode_iq1_s,
     }
 )
 """Name → encoder of a block format."""
 
-WEIGHTED: frozenset[str] = frozenset({"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"})
+WEIGHTED: frozenset[str] = frozenset({"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", *iq_lattice.FORMS})
 """The formats whose encoders take weights."""
 
 AT_ONCE = 1 << 16
