@@ -58,7 +58,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"architectures": ["GPT2LMHeadModel"]}, "config.json: architectures is 'GPT2LMHeadModel', but must be one of Ll"),
     (
         {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-        "config.json: quantization_config: quant_method is 'gptq', but must be absent: packed weights are not read yet",
+        ": quant_method is 'gptq', but no tensor is named …qweight",
     ),
     ({"quantization_config": "awq"}, "config.json: quantization_config is 'awq', but must be an object"),
     ({"hidden_size": 0}, "config.json: hidden_size is 0, but must be an integer not below 1"),

@@ -181,5 +181,5 @@ def test_both_packings_are_read_and_an_undecided_one_is_refused() -> None:
             assert weight.aligned == aligned
             assert cases.differences(weight, case) == 0
     codes = rng.integers(0, 8, (2, 11))
-    with pytest.raises(ValueError, match="11 codes of 3 bits take 2 words with or without gaps; pass aligned="):
+    with pytest.raises(ValueError, match="11 codes of 3 bits take 2 words with or without gaps; say which: aligned="):
         PackQuantized(pack(codes, 3), numbers(2, 1), shape=(2, 11), bits=3)

@@ -12,6 +12,7 @@ from lepton_ref.files import FileFormatError, read_folder, read_gguf
 from lepton_ref.interface import Backend
 from lepton_ref.models import FAMILIES, GGUF_FAMILIES, Family
 from lepton_ref.models.names import bind
+from lepton_ref.models.packed import group
 from lepton_ref.models.reader import Reader
 from lepton_ref.numerics import Precision, get_precision
 from lepton_ref.runtime.find import as_path
@@ -72,17 +73,14 @@ def _from_folder(path: Path) -> Parts:
     if family is None:
         raise fields.wrong("model_type", fields.text("model_type"), f"one of {', '.join(FAMILIES)}")
     architecture = _architecture(fields, family)
-    packed = fields.section("quantization_config")
-    if packed.fields:
-        raise packed.wrong("quant_method", packed.raw("quant_method", None), "absent: packed weights are not read yet")
-    require_plausible(fields, file.tensors)
+    packed, others = fields.section("quantization_config"), [*file.integers, *file.refused]
+    grouped = group(packed, file.tensors, file.integers, others=others, where=str(path))
+    require_plausible(fields, grouped.tensors)
     with naming(fields.where):
         config = family.read(fields)
     head = family.architectures[architecture]
     program = family.program(config, head)
-    weights = bind(
-        program, family.names, file.tensors, others=[*file.integers, *file.refused], config=config, where=str(path)
-    )
+    weights = bind(program, family.names, grouped.tensors, others=grouped.others, config=config, where=str(path))
     return Parts(path, architecture, head, config, program, weights, file, checkpoint.config)
 
 

@@ -118,14 +118,18 @@ def packing(qweight: tuple[int, ...], scales: tuple[int, ...], bits: int) -> Ver
 def alignment(words: int, count: int, bits: int) -> Verdict:
     """Whether lines of `count` codes in so many words are "dense" or "aligned"; see `lepton_ref.storage.bitstream`.
 
-    compressed-tensors 0.10.2 packs ⌊32/b⌋ codes a word, 0.20.0 packs without gaps; the format's name is the same.
+    compressed-tensors packs ⌊32/b⌋ codes a word up to 0.17 and without gaps from 0.18; the format's name is the same.
     """
     dense, aligned = words_for(count, bits), words_for(count, bits, aligned=True)
     if 32 % bits == 0 or count <= 32 // bits:
         if words == dense:
             return Verdict("dense", f"codes of {bits} bits lie alike in both packings")
     elif dense == aligned == words:
-        return Verdict(None, f"{count} codes of {bits} bits take {words} words with or without gaps", "pass aligned=")
+        return Verdict(
+            None,
+            f"{count} codes of {bits} bits take {words} words with or without gaps",
+            "say which: aligned=, or the version of compressed-tensors",
+        )
     elif words == dense:
         return Verdict("dense", f"{words} words hold {count} codes of {bits} bits without gaps")
     elif words == aligned:
