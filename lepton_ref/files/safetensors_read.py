@@ -162,6 +162,7 @@ def join(path: Path, headers: list[Header]) -> TensorFile:
     weights: dict[str, Weight] = {}
     integers: dict[str, HostArray] = {}
     refused: dict[str, str] = {}
+    codes: dict[str, HostArray] = {}
     errors: dict[str, FileFormatError] = {}
     for header in headers:
         for entry in header.entries:
@@ -175,6 +176,8 @@ def join(path: Path, headers: list[Header]) -> TensorFile:
                 remedy += "; read it from TensorFile.integers"
             else:
                 refused[entry.name] = entry.dtype
+                if entry.dtype.startswith("F8_"):
+                    codes[entry.name] = _array(header, entry, np.dtype("u1"))
             value = f"is stored as {entry.dtype}"
             errors[entry.name] = FileFormatError(header.path, f"tensor {shown(entry.name)}", value, remedy)
     return TensorFile(
@@ -185,4 +188,5 @@ def join(path: Path, headers: list[Header]) -> TensorFile:
         nbytes=sum(len(header.data) for header in headers),
         integers=MappingProxyType(integers),
         refused=MappingProxyType(refused),
+        codes=MappingProxyType(codes),
     )

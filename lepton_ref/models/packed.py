@@ -5,6 +5,7 @@
     compressed-tensors   q_proj.weight_packed, .weight_scale, .weight_zero_point, .weight_shape, .weight_g_idx
     bitsandbytes         q_proj.weight, .weight.absmax, .weight.quant_map, .weight.nested_*, .weight.quant_state.*; or
                          q_proj.weight, .SCB, .weight_format
+    fp8, modelopt        and the other formats of compressed-tensors: see `lepton_ref.models.scaled`
 
 Which of them, `quantization_config` in config.json says. A setting that is not known here is refused by name: it might
 change what the numbers mean.
@@ -17,18 +18,26 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from lepton_ref.interface import HostArray
-from lepton_ref.models import packed_bitsandbytes, packed_compressed, packed_gptq
+from lepton_ref.models import packed_bitsandbytes, packed_compressed, packed_gptq, scaled
 from lepton_ref.models.packed_parts import PartsOfFile
 from lepton_ref.models.reader import Reader
 from lepton_ref.storage import Weight
+
+
+def _read_compressed(config: Reader, parts: PartsOfFile) -> dict[str, Weight]:
+    """compressed-tensors in any of the formats that are read."""
+    known = config.text("format", None) in (*scaled.FORMATS, scaled.NAIVE)
+    return (scaled.read_compressed if known else packed_compressed.read)(config, parts)
 
 
 METHODS: Mapping[str, Callable[[Reader, PartsOfFile], dict[str, Weight]]] = MappingProxyType(
     {
         "gptq": packed_gptq.read_gptq,
         "awq": packed_gptq.read_awq,
-        "compressed-tensors": packed_compressed.read,
+        "compressed-tensors": _read_compressed,
         "bitsandbytes": packed_bitsandbytes.read,
+        "fp8": scaled.read_fp8,
+        "modelopt": scaled.read_modelopt,
     }
 )
 """`quant_method` → reader."""

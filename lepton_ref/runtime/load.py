@@ -73,8 +73,10 @@ def _from_folder(path: Path) -> Parts:
     if family is None:
         raise fields.wrong("model_type", fields.text("model_type"), f"one of {', '.join(FAMILIES)}")
     architecture = _architecture(fields, family)
-    packed, others = fields.section("quantization_config"), [*file.integers, *file.refused]
-    grouped = group(packed, file.tensors, file.integers, others=others, where=str(path))
+    others = [*file.integers, *file.refused]
+    codes = {name: (file.refused[name], array) for name, array in file.codes.items()}
+    packed = fields.section("quantization_config")
+    grouped = group(packed, file.tensors, file.integers, others=others, where=str(path), codes=codes)
     require_plausible(fields, grouped.tensors)
     with naming(fields.where):
         config = family.read(fields)

@@ -7,6 +7,8 @@ formats that people pack into 32-bit words are in `lepton_ref.storage.bitstream`
 
 from __future__ import annotations
 
+from math import gcd
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,8 +55,7 @@ def unpack(packed: Codes, width: int, count: int) -> Codes:
         np.bitwise_and(packed, np.uint8(15), out=out[..., 0])
         np.right_shift(packed, np.uint8(4), out=out[..., 1])
         return out.reshape(*packed.shape[:-1], 2 * packed.shape[-1])[..., :count]
-    bits = np.unpackbits(packed, axis=-1, count=count * width, bitorder="little")
-    return np.packbits(bits.reshape(*packed.shape[:-1], count, width), axis=-1, bitorder="little")[..., 0]
+    return _by_shifts(packed, width, count)
 
 
 def bits_of(first: int, element: int, width: int) -> tuple[Bits, ...]:
@@ -64,6 +65,22 @@ def bits_of(first: int, element: int, width: int) -> tuple[Bits, ...]:
     here = min(width, 8 - low)
     rest = () if here == width else (Bits(byte + 1, 0, width - here),)
     return (Bits(byte, low, here), *rest)
+
+
+def _by_shifts(packed: Codes, width: int, count: int) -> Codes:
+    """After some codes the pattern of shifts repeats at a byte's beginning: each place of it at once."""
+    period, step = 8 // gcd(8, width), width // gcd(8, width)
+    rounds = -(-count // period)
+    whole = np.zeros((*packed.shape[:-1], rounds * step), dtype=np.uint8)
+    whole[..., : packed.shape[-1]] = packed
+    out = np.empty((*packed.shape[:-1], rounds * period), dtype=np.uint8)
+    for place in range(period):
+        byte, low = divmod(place * width, 8)
+        code = whole[..., byte::step] >> np.uint8(low)
+        if low + width > 8:
+            code |= whole[..., byte + 1 :: step] << np.uint8(8 - low)
+        np.bitwise_and(code, np.uint8((1 << width) - 1), out=out[..., place::period])
+    return out[..., :count]
 
 
 def _check(array: Codes, width: int) -> None:
