@@ -11,8 +11,8 @@
 Shape, block sizes and offset stand in `weight.quant_state.bitsandbytes__nf4` (or fp4), JSON as bytes.
 
 T[q]·a is rounded once, exactly: without double quantisation the product of two float32 is one operation. With it,
-T[q]·(T₂·a₂ + offset) has too many bits for float64; it is computed in two float64 with a bound, and in fractions where
-the bound leaves the rounding open. `unrounded` is then within one unit in the last place of float64.
+T[q]·(T₂·a₂ + offset) has too many bits for float64; two roundings of float64 are off by less than a part in 2⁵¹, and
+where that leaves the float32 open, fractions decide. `unrounded` is the one of float64.
 
 Engines. bitsandbytes rounds to float32 after T₂·a₂, after + offset and after ·T[q], then to the dtype of the layer: up
 to four roundings. Its kernels have T built in and do not look at quant_map, which must therefore be T. Code 8 of FP4 is
@@ -29,7 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.interface import HostArray
-from lepton_ref.numerics.error_free import two_product, two_sum
 from lepton_ref.plain.formats import round_to
 from lepton_ref.storage.dense import Dense
 from lepton_ref.storage.layout import Bits, Part
@@ -78,12 +77,15 @@ class Nested:
         self.offset, self.blocksize = float(offset), blocksize
         self.nbytes = codes.nbytes + table.nbytes + absmax.nbytes
 
-    def scales(self, blocks: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """`(N,) -> (N,), (N,)` the scales of these blocks as two float64 whose sum is exact where it is finite."""
+    def scales(self, blocks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`(N,) -> (N,)` the scales of these blocks, rounded once: the products are exact, having 24 + 24 bits."""
         product = self.table.array[self.codes[blocks]].astype(np.float64)
-        product = product * self.absmax.array[blocks // self.blocksize].astype(np.float64)  # exact: 24 + 24 bits
-        high, low = two_sum(product, np.full_like(product, self.offset))
-        return high, np.where(np.isfinite(high), low, 0.0)
+        return product * self.absmax.array[blocks // self.blocksize].astype(np.float64) + self.offset
+
+    def exact(self, block: int) -> Fraction:
+        """The scale of one block, all of whose parts must be finite."""
+        factor, scale = self.table.array[self.codes[block]], self.absmax.array[block // self.blocksize]
+        return Fraction(float(factor)) * Fraction(float(scale)) + Fraction(self.offset)
 
 
 class BitsAndBytes4(Packed):
@@ -159,10 +161,16 @@ class BitsAndBytes4(Packed):
         """Rows of whole blocks: nothing straddles."""
         inputs, size = self.shape[1], self.blocksize
         byte = self.packed.reshape(-1, inputs // 2)[index]
-        codes = np.stack([byte >> 4, byte & 15], axis=-1).reshape(-1, size)
-        blocks = index[:, np.newaxis] * (inputs // size) + np.arange(inputs // size)
-        tables = self._block_tables(blocks.reshape(-1), dtype)
-        return np.take_along_axis(tables, codes.astype(np.intp), axis=1).reshape(len(index), inputs)
+        blocks = (index[:, np.newaxis] * (inputs // size) + np.arange(inputs // size)).reshape(-1)
+        if self.absmax is not None:
+            every = np.arange(256)
+            pairs = np.stack([self.table[every >> 4], self.table[every & 15]], axis=-1).astype(dtype)
+            values = np.take(pairs, byte, axis=0).reshape(-1, size)
+            values *= self.absmax.take(blocks).astype(dtype)[:, np.newaxis]
+            return values.reshape(len(index), inputs)
+        codes = np.stack([byte >> 4, byte & 15], axis=-1).reshape(-1, size).astype(np.intp)
+        codes += 16 * np.arange(len(blocks))[:, np.newaxis]
+        return np.take(self._block_tables(blocks, dtype).reshape(-1), codes).reshape(len(index), inputs)
 
     def _block_tables(self, blocks: NDArray[np.int64], dtype: np.dtype[Any]) -> HostArray:
         """`(N,) -> (N, 16)` T[q]·a of every code q in these blocks."""
@@ -170,10 +178,19 @@ class BitsAndBytes4(Packed):
             scale = self.absmax.take(blocks).astype(dtype)
             return np.asarray(self.table.astype(dtype) * scale[:, np.newaxis])
         assert self.nested is not None
-        return _products(self.table.astype(np.float64), *self.nested.scales(blocks), dtype=dtype)
+        products: HostArray = self.table.astype(np.float64) * self.nested.scales(blocks)[:, np.newaxis]
+        if dtype != np.float32:
+            return products
+        rounded: HostArray = products.astype(np.float32)
+        # two roundings err by less than a part in 2⁵¹: both ends of that give the one float32, but next to a midpoint
+        ends = [(products * (1 + sign * 2.0**-51)).astype(np.float32).view(np.uint32) for sign in (-1, 1)]
+        for n, q in np.argwhere((ends[0] != ends[1]) & np.isfinite(products)):
+            exact = Fraction(float(self.table[q])) * self.nested.exact(int(blocks[n]))
+            rounded[n, q] = round_to(exact, "fp32")
+        return rounded
 
     def read(self, row: int, column: int, /) -> tuple[Part, ...]:
-        """Code and scale of one element; the code's value is T[q], a nested scale's is within an ulp of float64."""
+        """Code and scale of one element; the code's value is T[q], a nested scale's is rounded to float64."""
         self._require_element(row, column)
         e = row * self.shape[1] + column
         low = 0 if e % 2 else 4
@@ -183,26 +200,5 @@ class BitsAndBytes4(Packed):
         if self.absmax is not None:
             return code, stored_number("a", self.absmax.array, block, float(self.absmax.array[block]))
         assert self.nested is not None
-        scale = float(self.nested.scales(np.array([block]))[0][0])
+        scale = float(self.nested.scales(np.array([block]))[0])
         return code, Part("a", (Bits(block, 0, 8),), int(self.nested.codes[block]), scale)
-
-
-def _products(
-    table: NDArray[np.float64], high: NDArray[np.float64], low: NDArray[np.float64], *, dtype: np.dtype[Any]
-) -> HostArray:
-    """`(16,), (N,), (N,) -> (N, 16)` table·(high + low), rounded once to float32 or nearly so to float64."""
-    high, low = high[:, np.newaxis], low[:, np.newaxis]
-    head, tail = two_product(table, high)
-    healthy = np.isfinite(head) & np.isfinite(tail) & (head != 0)  # a product's zero has its sign, a sum's has not
-    sums: HostArray = np.where(healthy, head + (tail + table * low), table * high)
-    if dtype != np.float32:
-        return sums
-    # |sums − exact| is below three units of 2⁻⁵³·|sums|; half a unit of 2⁻¹⁰⁷⁴ could be lost only below 2⁻⁹⁶⁰
-    slack = np.abs(sums) * 2.0**-50
-    rounded: HostArray = sums.astype(np.float32)
-    lower, upper = (sums - slack).astype(np.float32), (sums + slack).astype(np.float32)
-    for at in np.argwhere((lower.view(np.uint32) != upper.view(np.uint32)) & np.isfinite(sums)):
-        n, q = (int(i) for i in at)
-        exact = Fraction(float(table[q])) * (Fraction(float(high[n, 0])) + Fraction(float(low[n, 0])))
-        rounded[n, q] = round_to(exact, "fp32")
-    return rounded

@@ -138,8 +138,8 @@ def scaled(
         parts -= zeros.astype(dtype)[:, :, np.newaxis] if isinstance(zeros, np.ndarray) else dtype.type(zeros)
         parts *= scales.astype(dtype)[:, :, np.newaxis]
         return out
-    out -= zeros.astype(dtype)[:, groups] if isinstance(zeros, np.ndarray) else dtype.type(zeros)
-    out *= scales.astype(dtype)[:, groups]
+    out -= np.take(zeros.astype(dtype), groups, axis=1) if isinstance(zeros, np.ndarray) else dtype.type(zeros)
+    out *= np.take(scales.astype(dtype), groups, axis=1)
     return out
 
 
