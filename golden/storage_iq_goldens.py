@@ -1,12 +1,14 @@
 """Random bytes in the IQ formats, what their reference package decodes them to, its tables; and ggml's encoders.
 
 The first blocks have the scales that random bytes hardly reach: zeros, the least subnormal number, the greatest number,
-infinities and NaN. Of the encoders there are the bytes that ggml makes of a few rows, to compare errors with.
+infinities and NaN. The hash reaches every fp16 scale and every byte: see `lepton_ref.golden.block_bytes`. Of the
+encoders there are the bytes that ggml makes of a few rows, to compare errors with.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import gguf
 import gguf.quants
 import numpy as np
 
+from lepton_ref.golden.block_bytes import every
 from lepton_ref.golden.ggml_peer import library, version
 
 SEED = 4
@@ -39,7 +42,7 @@ def with_scales(name: str, raw: np.ndarray) -> np.ndarray:
 
 
 def make_iq_goldens(folder: Path) -> dict[str, Any]:
-    """Write blocks.npz: NAME_raw and NAME_value for each format, NAME_points for each table, and the sign codes."""
+    """Write blocks.npz: NAME_raw, NAME_value, NAME_every of each format, NAME_points of each table, sign_codes."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(SEED)
     arrays: dict[str, np.ndarray] = {}
@@ -49,7 +52,10 @@ def make_iq_goldens(folder: Path) -> dict[str, Any]:
         raw = with_scales(name, rng.integers(0, 256, size=(count, nbytes), dtype=np.uint8))
         with np.errstate(invalid="ignore"):
             value = gguf.quants.dequantize(raw, kind)
-        arrays |= {f"{name}_raw": raw, f"{name}_value": value}
+            values = gguf.quants.dequantize(every(nbytes, () if name == "IQ1_M" else (0,)), kind)
+        one_nan = np.where(np.isnan(values), np.float32(np.nan), values)
+        hashed = np.frombuffer(hashlib.sha256(one_nan.tobytes()).digest(), dtype=np.uint8)
+        arrays |= {f"{name}_raw": raw, f"{name}_value": value, f"{name}_every": hashed}
     for name in TABLES:
         quant = getattr(gguf.quants, name)
         quant.init_grid()
@@ -95,8 +101,8 @@ def make_encoder_goldens(folder: Path) -> dict[str, Any]:
 GROUPS = [
     (
         "storage_iq",
-        "random blocks of the nine IQ formats, some with special scales, their values, and the lattice tables",
-        "bytes from numpy.random.default_rng; gguf.quants.dequantize; its tables",
+        "blocks of the nine IQ formats and their values, hashes of every scale and byte's, and the lattice tables",
+        "bytes from numpy.random.default_rng and by arithmetic; gguf.quants.dequantize; its tables",
         make_iq_goldens,
         SEED,
     ),
