@@ -1,0 +1,291 @@
+"""GPTQ: its identities as theorems, its codes by hand, and planted mistakes that these catch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from planted import mutated
+
+from lepton_ref.compress import gptq as page
+from lepton_ref.compress import hessian as hessian_page
+from lepton_ref.compress import reproducible
+from lepton_ref.compress.gptq import feed_back, gptq
+from lepton_ref.compress.grid import Grid, round_to_nearest
+from lepton_ref.compress.hessian import damped, factor, hessian, layer_error
+
+Reals = NDArray[np.float64]
+
+
+def drawn(seed: int, tokens: int = 64, inputs: int = 16, outputs: int = 6) -> tuple[Reals, Reals]:
+    """(weight, Hessian) of correlated inputs."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((inputs, inputs))
+    x = (rng.standard_normal((tokens, inputs)) @ mixing).astype(np.float32)
+    return rng.standard_normal((outputs, inputs)).astype(np.float32).astype(np.float64), hessian([x])
+
+
+def integers(seed: int, n: int) -> tuple[Reals, Reals, Reals]:
+    """(H, U, D) of small integers and powers of two, so that every step is exact in float64."""
+    rng = np.random.default_rng(seed)
+    u = np.eye(n) + np.triu(rng.integers(-1, 2, (n, n)), 1)
+    d = 2.0 ** rng.integers(0, 4, n)
+    return (u * d) @ u.T, u, d
+
+
+def exact_trace(delta: Reals, h: Reals) -> Fraction:
+    """tr(Δ·H·Δᵀ) in fractions."""
+    total = Fraction(0)
+    for row in delta:
+        r = [Fraction(x) for x in row]
+        total += sum(r[i] * r[j] * Fraction(h[i, j]) for i in range(len(r)) for j in range(len(r)))
+    return total
+
+
+def unit(column: int, wanted: Reals) -> tuple[NDArray[np.uint8], Reals]:
+    """Codes of a grid of whole numbers around 128."""
+    q = np.clip(np.rint(wanted), -128, 127)
+    return (q + 128).astype(np.uint8), q
+
+
+# --- by hand -------------------------------------------------------------------------------------------------------
+
+
+def test_two_columns_by_hand() -> None:
+    # H = [[5, 2], [2, 1]] = U·D·Uᵀ with U = [[1, 2], [0, 1]] and D = (1, 1). The first column rounds 0.25 to 0; its
+    # error 0.25 is fed to the second twofold: 0.25 + 0.5 = 0.75 is wanted and 1 is taken, where 0.25 alone gives 0.
+    h = np.array([[5.0, 2.0], [2.0, 1.0]])
+    u, d = factor(h)
+    np.testing.assert_array_equal(u, [[1, 2], [0, 1]])
+    np.testing.assert_array_equal(d, [1, 1])
+    done = feed_back(np.array([[0.25, 0.25]]), h, unit)
+    np.testing.assert_array_equal(done.values, [[0, 1]])
+    assert done.objective == 0.25**2 + 0.25**2 == layer_error(np.array([[0.25, -0.75]]), h)
+    assert layer_error(np.array([[0.25, 0.25]]), h) == 0.625  # what rounding to nearest costs
+
+
+def test_act_order_takes_the_larger_diagonal_first() -> None:
+    h = np.array([[1.0, 2.0], [2.0, 5.0]])  # the same two columns the other way round
+    done = feed_back(np.array([[0.25, 0.25]]), h, unit, act_order=True)
+    np.testing.assert_array_equal(done.values, [[1, 0]])
+    np.testing.assert_array_equal(done.codes, [[129, 128]])
+
+
+def test_damping_is_added_once() -> None:
+    np.testing.assert_array_equal(damped(np.diag([1.0, 3.0]), 0.5), np.diag([2.0, 4.0]))
+
+
+# --- theorems ------------------------------------------------------------------------------------------------------
+
+
+def objective_is_the_trace(page: ModuleType, seed: int, n: int = 9) -> bool:
+    h, _, _ = integers(seed, n)
+    w = np.random.default_rng(seed).integers(-40, 40, (3, n)) / 8
+    done = page.feed_back(w, h, unit)
+    return Fraction(done.objective) == exact_trace(w - done.values, h)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 9))
+def test_objective_is_the_trace_exactly(seed: int, n: int) -> None:
+    assert objective_is_the_trace(page, seed, n)
+
+
+def near_the_trace(page: ModuleType, seed: int, act_order: bool) -> bool:
+    """With any numbers: |H − U·D·Uᵀ| and |η − Δ·U| are a few roundings of the sums of absolute terms, γ each."""
+    w, h = drawn(seed, inputs=9)
+    hd = damped(h, 0.01)
+    coded = page.gptq(w, h, Grid(3), act_order=act_order)
+    order = np.argsort(-np.diag(hd), kind="stable") if act_order else np.arange(9)
+    u, d = factor(np.ascontiguousarray(hd[order][:, order]))
+    delta = (w - coded.decode())[:, order]
+    gamma = 4 * 9 * 2.0**-53  # products within 2u, nine terms, one division and one subtraction each
+    absolute = np.abs(delta) @ np.abs(u)
+    away = gamma * (((absolute @ np.abs(u).T) * np.abs(delta)).sum() * d.max())  # H − U·D·Uᵀ, then the trace itself
+    away += gamma * (d * (2 * absolute + gamma * absolute) * absolute).sum()  # η, then the sum of squares
+    return abs(Fraction(coded.objective) - exact_trace(w - coded.decode(), hd)) <= away
+
+
+@given(seed=st.integers(0, 2**32 - 1), act_order=st.booleans())
+def test_objective_is_the_trace_within_float64(seed: int, act_order: bool) -> None:
+    assert near_the_trace(page, seed, act_order)
+
+
+@given(seed=st.integers(0, 2**32 - 1), symmetric=st.booleans(), act_order=st.booleans(), bits=st.integers(2, 8))
+def test_a_diagonal_hessian_is_rounding_to_nearest(seed: int, symmetric: bool, act_order: bool, bits: int) -> None:
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal((5, 12))
+    h = np.diag(np.exp(rng.standard_normal(12)))
+    grid = Grid(bits, group=4, symmetric=symmetric)
+    got, want = gptq(w, h, grid, damp=0.0, act_order=act_order), round_to_nearest(w, grid)
+    np.testing.assert_array_equal(got.codes, want.codes)
+    np.testing.assert_array_equal(got.decode(), want.decode())
+
+
+def block_makes_no_difference(page: ModuleType, seed: int) -> bool:
+    h, _, _ = integers(seed, 9)
+    w = np.random.default_rng(seed).integers(-40, 40, (3, 9)) / 8
+    return len({page.feed_back(w, h, unit, block=block).values.tobytes() for block in (1, 2, 4, 9, 100)}) == 1
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_the_block_size_changes_nothing_where_all_is_exact(seed: int) -> None:
+    assert block_makes_no_difference(page, seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_block_size_changes_no_code_off_ties(seed: int) -> None:
+    w, h = drawn(seed, inputs=32, tokens=100)
+    found = [gptq(w, h, Grid(4, 8), block=block).codes for block in (1, 7, 32, 128)]
+    for codes in found[1:]:
+        np.testing.assert_array_equal(codes, found[0])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("way", [{}, {"act_order": True}, {"follow": True}, {"scales": "least_squares"}], ids=str)
+def test_gptq_errs_less_than_rounding_on_fixed_seeds(seed: int, way: dict[str, object]) -> None:
+    w, h = drawn(seed, inputs=32, tokens=100)
+    got, plain = (
+        layer_error(w - coded.decode(), h)
+        for coded in (gptq(w, h, Grid(3, 16), **way), round_to_nearest(w, Grid(3, 16)))  # type: ignore[arg-type]
+    )
+    assert got < plain
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_row_alone_has_the_same_codes(seed: int) -> None:
+    w, h = drawn(seed)
+    whole = gptq(w, h, Grid(4, 8)).codes
+    np.testing.assert_array_equal(gptq(w[2:3], h, Grid(4, 8)).codes, whole[2:3])
+
+
+# --- the factors ---------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 9))
+def test_factors_are_exact_where_they_can_be(seed: int, n: int) -> None:
+    h, u, d = integers(seed, n)
+    found = factor(h)
+    np.testing.assert_array_equal(found[0], u)
+    np.testing.assert_array_equal(found[1], d)
+
+
+def test_factors_over_many_blocks_give_the_hessian_back() -> None:
+    _, h = drawn(3, inputs=150, tokens=400)
+    u, d = factor(h)
+    size = (np.abs(u) * d) @ np.abs(u).T
+    assert (np.abs((u * d) @ u.T - h) <= 2 * 150 * 2.0**-53 * size).all()  # Higham, Accuracy and Stability, § 10.1
+    assert (d > 0).all()
+    np.testing.assert_array_equal(u, np.triu(u))
+
+
+def test_a_hessian_is_the_sum_over_tokens_whatever_the_pieces() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.integers(-50, 50, (5000, 7)).astype(np.float32)
+    whole = hessian([x])
+    np.testing.assert_array_equal(whole, x.astype(np.int64).T @ x.astype(np.int64))
+    np.testing.assert_array_equal(hessian([x[:999], x[999:1000], x[1000:]]), whole)
+
+
+# --- products ------------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0, 8, 60]))
+def test_products_are_within_their_bound(seed: int, spread: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = (rng.standard_normal(s) * 2.0 ** rng.integers(-spread, spread + 1, s) for s in ((3, 5), (5, 4)))
+    got, bound = reproducible.product(a, b), reproducible.bound(a, b)
+    for m, n in np.ndindex(3, 4):
+        exact = sum(Fraction(x) * Fraction(y) for x, y in zip(a[m], b[:, n], strict=True))
+        assert abs(Fraction(got[m, n]) - exact) <= Fraction(bound[m, n])
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_products_do_not_depend_on_the_order_of_their_terms(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((3, 70)), rng.standard_normal((70, 4))
+    order = rng.permutation(70)
+    np.testing.assert_array_equal(
+        reproducible.product(a[:, order], b[order]).view(np.int64), reproducible.product(a, b).view(np.int64)
+    )
+    x = rng.standard_normal((70, 5))
+    gram = reproducible.gram(x)
+    np.testing.assert_array_equal(reproducible.gram(x[order]).view(np.int64), gram.view(np.int64))
+    np.testing.assert_array_equal(gram, gram.T)
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def singular() -> None:
+    gptq(np.ones((2, 3)), np.ones((3, 3)), Grid(4), damp=0.0)
+
+
+BAD = [
+    (singular, "not positive definite: 0 is left of column 1; give damping"),
+    (lambda: gptq(np.ones((2, 3)), np.eye(4), Grid(4)), "a Hessian of shape (4, 4); give (3, 3)"),
+    (lambda: gptq(np.ones((2, 3)), np.triu(np.ones((3, 3))), Grid(4)), "not symmetric: 1.0 at"),
+    (lambda: gptq(np.ones((2, 3)), np.full((3, 3), np.nan), Grid(4)), "Hessian holds NaN"),
+    (lambda: gptq(np.full((2, 3), np.inf), np.eye(3), Grid(4)), "weight is inf at (0, 0)"),
+    (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4), damp=-1), "damp=-1; give a share"),
+    (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4), block=0), "block=0; give at least 1"),
+    (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4, 2)), "no whole groups of 2"),
+    (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4), act_order=True, follow=True), "leave act_order"),
+    (lambda: hessian([]), "calibration set is empty"),
+    (lambda: hessian([np.array([[1.0, np.nan]])]), "activations hold nan at token 0, channel 1"),
+    (lambda: hessian([np.ones((2, 3)), np.ones((2, 4))]), "activations have shape (2, 4); give (tokens, 3)"),
+    (lambda: reproducible.product(np.ones((2, 3)), np.ones((2, 3))), "give (M, K) and (K, N)"),
+    (lambda: reproducible.product(np.full((1, 1), 1e300), np.ones((1, 1))), "scale it by a power of two"),
+]
+
+
+@pytest.mark.parametrize(("call", "text"), BAD, ids=[text for _, text in BAD])
+def test_bad_input_gets_one_clear_line(call: Callable[[], object], text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+# --- planted mistakes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "bug"),
+    [
+        ("wanted[:, j + 1 : stop] += error", "wanted[:, j + 1 : stop] += 0 * error"),
+        ("wanted[:, j + 1 : stop] += error", "wanted[:, j + 1 : stop] -= error"),
+        ("error = ordered[:, j] - values[:, j]", "error = wanted[:, j] - values[:, j]"),
+        ("u[start:stop, stop:])", "0 * u[start:stop, stop:])"),
+    ],
+    ids=["not propagated", "the wrong way", "the wrong error", "not beyond the block"],
+)
+def test_feedback_that_is_wrong_is_seen(text: str, bug: str) -> None:
+    wrong = mutated(page, text, bug)
+    seeds = range(20)
+    assert not all(objective_is_the_trace(wrong, seed) and block_makes_no_difference(wrong, seed) for seed in seeds)
+
+
+def test_an_order_that_is_not_undone_is_seen() -> None:
+    wrong = mutated(page, "back = np.argsort(order)", "back = np.arange(len(order))")
+    h = np.array([[1.0, 2.0], [2.0, 5.0]])
+    assert wrong.feed_back(np.array([[0.25, 0.25]]), h, unit, act_order=True).values.tolist() != [[1, 0]]
+
+
+def test_damping_twice_is_seen() -> None:
+    wrong = mutated(page, "w64, damped(h, damp), nearest", "w64, damped(damped(h, damp), damp), nearest")
+    assert near_the_trace(page, 1, act_order=False)
+    assert not near_the_trace(wrong, 1, act_order=False)
+
+
+def test_a_hessian_that_is_not_symmetrised_is_seen() -> None:
+    wrong = mutated(reproducible, "total += crossed + crossed.T", "total += 2 * crossed")
+    x = np.random.default_rng(1).standard_normal((9, 4))
+    assert not np.array_equal(wrong.gram(x), wrong.gram(x).T)
+    with pytest.raises(ValueError, match="not symmetric"):
+        hessian_page.require_hessian(wrong.gram(x))
