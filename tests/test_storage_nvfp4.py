@@ -125,7 +125,7 @@ def test_what_the_data_do_not_say_is_not_guessed() -> None:
     assert "both are plausible" in detect_global_scale(packed, scales, 1.0).reason
     assert "neither is plausible" in detect_global_scale(packed, np.full((1, 1), 0x7E, dtype=np.uint8), 1.0).reason
     zero = detect_global_scale(0 * packed, scales, 1.0)
-    assert (zero.convention, zero.reason) == (None, "every weight is zero under both conventions")
+    assert (zero.convention, zero.reason) == (None, "the row with the largest scale is zero under both conventions")
     nan = detect_global_scale(packed, np.full((1, 1), 0x7F, dtype=np.uint8), 1.0)
     assert nan.convention is None
 

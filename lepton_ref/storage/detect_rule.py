@@ -70,11 +70,11 @@ def detect_rule(weight: MX, /) -> RuleVerdict:
     """Which of the four rules may have chosen the scales of a matrix."""
     sizes = _largest(weight)
     if sizes.size == 0:
-        return RuleVerdict(tuple(intervals(weight.format)), "no block has a scale that says anything", 0)
+        return RuleVerdict(tuple(intervals(weight.elements)), "no block has a scale that says anything", 0)
     seen = np.unique(sizes)
     left, why = [], []
-    for rule, (low, high) in intervals(weight.format).items():
-        chances = _chances(weight.format, low, high)
+    for rule, (low, high) in intervals(weight.elements).items():
+        chances = _chances(weight.elements, low, high)
         strange = [float(size) for size in seen if float(size) not in chances]
         missing = {size: (1 - chance) ** sizes.size for size, chance in chances.items() if size not in seen}
         if strange:

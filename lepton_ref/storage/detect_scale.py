@@ -1,10 +1,11 @@
 """Whether an NVFP4 file's global scale G multiplies or divides: what the data say, and why.
 
-The scales of groups look alike under both conventions: the largest is 448, or near it. G does not: a matrix whose
-largest |s·q| is P has the largest weight P·G if G multiplies and P/G if it divides, and the two differ by G². Trained
-weights lie between 2⁻²⁰ and 2¹⁰ in their largest number; where one of the two conventions puts the largest there and
-the other does not, that one is found. Where both or neither do, nothing is: the name of the tensor, or its author, must
-say. The two ends are experience, not a theorem, which is why a loader trusts names, and this contradicts or is silent.
+The scales of groups look alike under both conventions: the largest is 448, or near it. G does not. Let P be the largest
+|s·q| of the row with the largest scale, where the largest weight of the matrix lies: it is P·G if G multiplies and P/G
+if it divides, and the two differ by G². Trained matrices have a largest weight between 2⁻²⁰ and 2¹⁰; where one of the
+conventions puts it there and the other does not, that one is found. Where both or neither do, nothing is: the name of
+the tensor, or its author, must say. The two ends are experience, not a theorem, which is why a loader trusts names, and
+this contradicts them or is silent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class ScaleVerdict:
     Attributes:
         convention: "multiply", "divide", or None where the data do not say.
         reason: one sentence.
-        if_multiplied: the matrix's largest weight if G multiplies.
+        if_multiplied: the largest weight of the row with the largest scale if G multiplies.
         if_divided: the same if G divides.
     """
 
@@ -49,14 +50,13 @@ def detect_global_scale(packed: NDArray[np.uint8], scales: NDArray[np.uint8], gl
         ValueError: arrays or a global scale that `NVFP4TwoLevel` does not take.
     """
     weight = NVFP4TwoLevel(packed, scales, global_scale, convention="multiply")
-    largest = 0.0
-    for row in range(0, weight.shape[0], 256):
-        values = np.abs(weight.unrounded(np.arange(row, min(row + 256, weight.shape[0]))))
-        largest = max(largest, float(np.nanmax(values, initial=0.0)))
+    sizes = np.nan_to_num(np.abs(weight.scales.values())).max(axis=1, initial=0.0)
+    row = np.argsort(-sizes, kind="stable")[:1]
+    largest = float(np.nanmax(np.abs(weight.unrounded(row)), initial=0.0))
     product = largest / weight.global_scale
     multiplied, divided = largest, product / weight.global_scale
     if product == 0.0:
-        return ScaleVerdict(None, "every weight is zero under both conventions", 0.0, 0.0)
+        return ScaleVerdict(None, "the row with the largest scale is zero under both conventions", 0.0, 0.0)
     plausible = [name for name, size in (("multiply", multiplied), ("divide", divided)) if LEAST <= size <= GREATEST]
     facts = (
         f"the largest weight is {multiplied:.3g} if G = {weight.global_scale:.6g} multiplies, "

@@ -45,12 +45,12 @@ ELEMENTS: Mapping[str, tuple[str, float]] = MappingProxyType(
 
 
 class MX(Tiled):
-    """A matrix in one of the MX formats.
+    """A matrix in one of the MX formats. Its own format is named OCP_MXFP4 and so on: ggml's MXFP4 is another.
 
     Args:
         packed: `(O, bytes of a row)` uint8, the elements.
         exponents: `(O, I/32)` uint8, the E8M0 scales.
-        format: a key of `ELEMENTS`.
+        format: a key of `ELEMENTS`, which becomes the attribute `elements`.
 
     Raises:
         ValueError: an unknown format, arrays that are no matrices of uint8, or whose shapes disagree.
@@ -76,7 +76,8 @@ class MX(Tiled):
             )
         self.packed = packed
         self.exponents = Scales(exponents, "E8M0")
-        self.format = format
+        self.elements = format
+        self.format = f"OCP_{format}"
         self.shape = (rows, columns)
         require_tiles(format, self.exponents, self.shape, self.tile)
         self.nbytes = packed.nbytes + exponents.nbytes
