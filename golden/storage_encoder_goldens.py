@@ -16,6 +16,7 @@ from lepton_ref.golden.ggml_peer import OF_ACTIVATIONS, TYPES, quantize, version
 
 SEED = 31
 SEARCHED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+SEARCHED_IF_WEIGHTED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1")
 
 
 def rows() -> np.ndarray:
@@ -57,8 +58,8 @@ def nbytes(name: str, width: int) -> int:
 def make_encoder_goldens(folder: Path) -> dict[str, Any]:
     """Write encoders.npz.
 
-    x (R, 256) and NAME (R, bytes) for the reference encoders; w (8, 512), imatrix (512,), NAME_plain and NAME_weighted
-    (8, bytes) for the K-quants.
+    x (R, 256) and NAME (R, bytes) for the reference encoders; w (8, 512) and imatrix (512,) with NAME_plain and
+    NAME_weighted (8, bytes) for the K-quants, with NAME_weighted alone for those that are searched only then.
     """
     folder.mkdir(parents=True)
     x, w = rows(), weights()
@@ -71,6 +72,8 @@ def make_encoder_goldens(folder: Path) -> dict[str, Any]:
             arrays[f"{name}_weighted"] = quantize(name, w, nbytes(name, 512), imatrix)
             continue
         arrays[name] = quantize(name, x, nbytes(name, 256))
+        if name in SEARCHED_IF_WEIGHTED:
+            arrays[f"{name}_weighted"] = quantize(name, w, nbytes(name, 512), imatrix)
         try:
             with np.errstate(all="ignore"):
                 ours = gguf.quants.quantize(x, gguf.GGMLQuantizationType[name])

@@ -33,7 +33,8 @@ def encode(name: str, array: HostArray, /, *, weights: HostArray | None = None) 
         name: a key of `DENSE_FORMATS` or of `lepton_ref.storage.encoders.ENCODERS`.
         array: float32, or what float32 holds exactly, all finite; the last axis holds whole blocks.
         weights: `(..., elements)`, or of a shape that broadcasts to it: how much the square of each error counts, for
-            the formats that search for scales; None counts all alike. The others do not take them.
+            the formats of `lepton_ref.storage.encoders.WEIGHTED`. None counts all alike in those whose scales are
+            always searched for, and gives the others by ggml's reference encoders.
 
     Returns:
         uint8, what `decode` takes.

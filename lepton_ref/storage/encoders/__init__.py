@@ -1,7 +1,8 @@
 """How numbers become blocks: the choice of scales and codes, one family of formats a file.
 
 The files here follow ggml's reference encoders where there is one, operation by operation in float32, so that the bytes
-are those that everybody's files have. What looks at activations is `lepton_ref.compress`.
+are those that everybody's files have. K-quants, and what has weights, are searched for in another way than ggml's, with
+less error, and still with the same bytes on every machine. What looks at activations is `lepton_ref.compress`.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ ENCODERS: Mapping[str, Encoder] = MappingProxyType(
 )
 """Name → encoder of a block format."""
 
-WEIGHTED: frozenset[str] = frozenset({"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", *iq_lattice.FORMS})
+ONE_LEVEL = ("Q4_0", "Q4_1", "Q5_0", "Q5_1")
+K_QUANTS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+WEIGHTED: frozenset[str] = frozenset({*ONE_LEVEL, *K_QUANTS, "IQ4_NL", "IQ4_XS", *iq_lattice.FORMS})
 """The formats whose encoders take weights."""
 
 AT_ONCE = 1 << 16

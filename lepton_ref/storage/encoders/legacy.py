@@ -12,13 +12,16 @@
 amax is the largest |x|, m the first x of that size. Every operation is one of float32's, and q comes from the float32
 d; fp16 d, m and s are rounded from float32 when they are stored. 1/d of d = 0 is 0. Where 1/d overflows C leaves the
 codes undefined; here they are 0 bytes, as x86-64 makes them: the stored d is 0 there anyway. A d beyond fp16 is stored
-as infinity. An all-zero block of Q8_K has zero sums, which ggml leaves unwritten.
+as infinity. An all-zero block of Q8_K has zero sums, which ggml leaves unwritten. Where numbers have weights, Q4_0 and
+Q5_0, Q4_1 and Q5_1 are searched for: see `legacy_weighted`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lepton_ref.storage.encoders import legacy_weighted
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -88,26 +91,26 @@ def _fifth_bits(q: Bytes) -> Bytes:
 
 def encode_q4_0(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 32) -> (N, 18)`."""
-    d, q = symmetric(x, 8)
+    d, q = symmetric(x, 8) if weights is None else legacy_weighted.symmetric(x, weights, 8)
     return np.concatenate([_half(d), _nibbles(q.astype(np.uint8))], axis=1)
 
 
 def encode_q5_0(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 32) -> (N, 22)`."""
-    d, q = symmetric(x, 16)
+    d, q = symmetric(x, 16) if weights is None else legacy_weighted.symmetric(x, weights, 16)
     code = q.astype(np.uint8)
     return np.concatenate([_half(d), _fifth_bits(code), _nibbles(code)], axis=1)
 
 
 def encode_q4_1(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 32) -> (N, 20)`."""
-    d, low, q = affine(x, 15)
+    d, low, q = affine(x, 15) if weights is None else legacy_weighted.affine(x, weights, 15)
     return np.concatenate([_half(d), _half(low), _nibbles(q.astype(np.uint8))], axis=1)
 
 
 def encode_q5_1(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 32) -> (N, 24)`."""
-    d, low, q = affine(x, 31)
+    d, low, q = affine(x, 31) if weights is None else legacy_weighted.affine(x, weights, 31)
     code = q.astype(np.uint8)
     return np.concatenate([_half(d), _half(low), _fifth_bits(code), _nibbles(code)], axis=1)
 
