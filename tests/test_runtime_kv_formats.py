@@ -232,7 +232,7 @@ FORMAT_BUGS = [
     ("a scale that is not rounded before the codes", "/ scale[..., None]", "/ quotient[..., None]"),
     ("one scale for all tokens", ".max(axis=-1), 0.0)", ".max(), 0.0)"),
     ("an infinity that counts as zero", "np.where(healthy, scale, np.nan)", "scale"),
-    ("scales of the neighbour", "np.repeat(decode_array(scales", "np.repeat(decode_array(scales[..., ::-1]"),
+    ("scales of the neighbour", "np.repeat(decode_bf16(scales)", "np.repeat(decode_bf16(scales[..., ::-1])"),
 ]
 
 

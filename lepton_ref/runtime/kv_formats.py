@@ -9,8 +9,8 @@ along the head's width (the last may be smaller). With amax the group's largest 
 
 s is rounded to bfloat16, at least 2⁻¹³³, its least number; x/s is the quotient by that s; both to nearest even. A group
 of zeros has s = 1; one with NaN or an infinity is NaN throughout. What attention is given is s·q, rounded once to the
-format of activations: s has 8 bits and q 7, so under fp32 nothing is left to round, but that a number at the very end
-of float32 may overflow. Queries are not encoded, and a run without a cache encodes nothing.
+format of activations: s has 8 bits and q 7, and neither is below 2⁻¹³³ and 2⁻⁹, so that s·q is a float32 number, but at
+the very end of float32, where it may overflow. Queries are not encoded, and a run without a cache encodes nothing.
 
 Because no number of a group comes from another token, sequence or head, the results do not depend on the batch, on how
 a prompt is cut into chunks, or on the machine. Why float64 rounds the quotients once: x has 24 bits (activations of 53,
@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from lepton_ref.numerics.formats import decode_array, encode_array, round_array
 from lepton_ref.storage.byte_codes import pack, row_bytes, unpack
+from lepton_ref.storage.dense import decode_bf16
 
 Codes = NDArray[np.uint8]
 ScaleBits = NDArray[np.uint16]
-Floats = NDArray[np.float64]
 
 DENSE = "dense"
 """The name of a cache that keeps keys and values as they are."""
@@ -83,12 +83,15 @@ class KVFormat:
         bits = encode_array(np.where(healthy, scale, np.nan), "bf16")
         return pack(codes.astype(np.uint8), self.bits), bits.astype(np.uint16)
 
-    def decode(self, codes: Codes, scales: ScaleBits, *, width: int, activations: str) -> Floats:
-        """`(..., bytes of codes), (..., groups) -> (..., K)` float64 numbers of the format of activations."""
-        values = decode_array(np.arange(1 << self.bits), self.number)
-        q = values[unpack(codes, self.bits, width)]
-        s = np.repeat(decode_array(scales, "bf16"), self.group, axis=-1)[..., :width]
-        return round_array(q * s, activations)
+    def decode(self, codes: Codes, scales: ScaleBits, *, width: int, activations: str) -> NDArray[np.float32]:
+        """`(..., bytes of codes), (..., groups) -> (..., K)` float32, numbers of the format of activations."""
+        values = decode_array(np.arange(1 << self.bits), self.number).astype(np.float32)
+        q: NDArray[np.float32] = values[unpack(codes, self.bits, width)]
+        with np.errstate(over="ignore"):
+            q *= np.repeat(decode_bf16(scales), self.group, axis=-1)[..., :width]
+        if activations in ("fp32", "fp64"):
+            return q
+        return round_array(q.astype(np.float64), activations).astype(np.float32)
 
 
 def _formats(name: str, number: str, largest: float, bits: int) -> list[KVFormat]:

@@ -88,8 +88,7 @@ class QuantisedStore(LayerStore):
                 whole.append(both)
         activations = self.precision.activations
         values = self.format.decode(whole[0], whole[1], width=self.spec.width, activations=activations)
-        with np.errstate(over="ignore"):
-            decoded = values.astype(self.precision.widest).transpose(0, 2, 1, 3)
+        decoded = values.astype(self.precision.widest, copy=False).transpose(0, 2, 1, 3)
         return self.backend.from_numpy(np.ascontiguousarray(decoded))
 
     def _put(self, buffer: Array, source: Array, index_bn: NDArray[np.int64], *, at: int) -> None:
