@@ -25,6 +25,7 @@ Encode = Callable[[Floats, Floats | None], Bytes]
 
 LATTICES = tuple(iq_lattice.FORMS)
 NAMES = ("IQ4_NL", "IQ4_XS", *LATTICES)
+CODED = ("IQ2_XXS", "IQ2_XS", "IQ3_XXS")
 KINDS = ("normal", "tails", "ties", "huge", "subnormal", "constant", "zeros", "one", "largest", "positive")
 
 each_name = pytest.mark.parametrize("name", NAMES)
@@ -177,10 +178,8 @@ def to_nearest_lattice(name: str, x: Floats, w: Floats | None) -> Doubles:
     sign = np.ones(x.shape)
     if not form.shifted:
         sign = np.where(x < 0, -1.0, 1.0)
-        if name in ("IQ2_XXS", "IQ2_XS", "IQ3_XXS"):
-            eights, size = sign.reshape(-1, 8), (weights * np.abs(x)).reshape(-1, 8)
-            (odd,) = np.nonzero(eights.prod(axis=1) < 0)
-            eights[odd, size[odd].argmin(axis=1)] *= -1
+        if name in CODED:
+            sign *= np.where(np.signbit(iq_lattice.even_signs(form, x, weights.astype(np.float32))[0]), -1, 1)
     top = np.abs(x).astype(np.float64).reshape(len(x), -1, form.group).max(axis=2) / max(
         np.abs(g + s).max() for s in shifts
     )
@@ -282,6 +281,27 @@ def test_the_search_by_halves_finds_the_nearest_point(name: str) -> None:
         assert (np.abs(cost - mine) <= 2.0**-20 * reach).all()
 
 
+@pytest.mark.parametrize("name", CODED)
+@examples
+def test_the_sign_that_changes_is_the_cheapest(name: str, kind: str, weights: str, seed: int) -> None:
+    x, w = numbers(kind, 2, seed), some_weights(weights, 2, seed)
+    form, w = iq_lattice.FORMS[name], np.ones(x.shape, dtype=np.float32) if w is None else w
+    size, minus = iq_lattice.even_signs(form, x, w)
+    np.testing.assert_array_equal(np.abs(size), np.abs(x))
+    signs = np.where(np.unpackbits(minus, axis=1, bitorder="little") == 1, -1, 1)
+    assert (signs.reshape(-1, 8).prod(axis=1) == 1).all()
+    np.testing.assert_array_equal(signs * size, x)
+    g = np.array(sorted({abs(int(level)) for level in points(form.table).ravel()}))
+    c = 0.8 * np.repeat(np.abs(x).astype(np.float64).reshape(2, -1, form.group).max(axis=2), form.group, axis=1) / g[-1]
+    best = np.square(np.abs(x)[..., np.newaxis] - c[..., np.newaxis] * g).min(axis=2)
+    price = (w * (np.square(np.abs(x) + c * g[0]) - best)).reshape(-1, 8)
+    changed = np.signbit(size).reshape(-1, 8)
+    assert (changed.sum(axis=1) == (x < 0).reshape(-1, 8).sum(axis=1) % 2).all()
+    reach = (w * np.square(np.abs(x) + c * g[-1])).reshape(-1, 8).max(axis=1)
+    dearer = np.where(changed, price, 0).sum(axis=1) - np.where(changed.any(axis=1), price.min(axis=1), 0)
+    assert (dearer <= 2.0**-20 * reach).all()  # a dozen roundings to float32
+
+
 # --- what encoders owe ------------------------------------------------------------------------------------------------
 
 
@@ -354,7 +374,7 @@ OPTIMUM = [
 TO_NEAREST = [
     ("IQ4_XS", iq4, "the offset of the scales", "(k + 32)", "(k + 31)"),
     ("IQ4_XS", iq4, "high bits of the scales", "(s >> 4) << np.arange(0, 16, 2", "(s >> 4) << np.arange(14, -2, -2"),
-    ("IQ2_XXS", iq_lattice, "the dearest sign is flipped", "np.argmin((w * size)", "np.argmax((w * size)"),
+    ("IQ2_XXS", iq_lattice, "the dearest sign is flipped", "np.argmin((w * (np", "np.argmax((w * (np"),
     ("IQ2_XS", iq_lattice, "sign codes in the wrong place", "& 127) << 9", "& 127) << 8"),
     ("IQ2_S", iq_lattice, "high bits of the codes lost", "(found.codes >> 8).reshape", "(found.codes >> 9).reshape"),
     ("IQ3_S", iq_lattice, "scales of the wrong group", "q[:, ::2] | q[:, 1::2] << 4", "q[:, 1::2] | q[:, ::2] << 4"),

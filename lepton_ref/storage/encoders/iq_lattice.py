@@ -1,9 +1,12 @@
 """The IQ formats whose codes are points of a table: signs, the search of `lattice`, and the bytes.
 
 Where signs are free, an element has its own and the points meet |x|. Where they are coded their number of minus signs
-is even: of eight numbers with an odd number of minus signs the one with the least w·|x| changes sign, as to flip
-element i adds 4·w·|x|·c·g to the error. ggml changes the one with the least w·x², weighs errors by w·√(mean of x² +
-x²) (twice the mean for some formats), and looks for points near the rounded number alone; so the bytes are not ggml's.
+is even: of eight numbers with an odd number of minus signs one changes its sign, and meets the lowest level from the
+other side: that for which w·(|x| + c·lowest)² is least above the error of the nearest level. The scale c is not known
+yet; 0.8 of the group's largest number over the largest level is near enough.
+
+ggml changes the one with the least w·x², weighs errors by w·√(mean of x² + x²) (twice the mean for some formats), and
+looks for points near the rounded number alone; so the bytes are not ggml's.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.storage.encoders.lattice import Fit, Form, fit
+from lepton_ref.storage.iq_grids import TABLES
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -61,7 +65,7 @@ def encode_iq2_xxs(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 66)`: d, eight times four codes and a word of sign codes and scale."""
     out = []
     for part in _parts(x, weights):
-        size, minus = even_signs(*part)
+        size, minus = even_signs(FORMS["IQ2_XXS"], *part)
         found = fit(FORMS["IQ2_XXS"], size, part[1])
         pieces = [_low(found).reshape(-1, 8, 4), _words(_signs_and_scale(minus, found), "<u4").reshape(-1, 8, 4)]
         out.append(np.concatenate([_half(found.d), np.concatenate(pieces, axis=2).reshape(-1, 64)], axis=1))
@@ -72,7 +76,7 @@ def encode_iq2_xs(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 74)`: d, qs[32] (u16), scales[8]."""
     out = []
     for part in _parts(x, weights):
-        size, minus = even_signs(*part)
+        size, minus = even_signs(FORMS["IQ2_XS"], *part)
         found = fit(FORMS["IQ2_XS"], size, part[1])
         word = found.codes | (minus.astype(np.int64) & 127) << 9
         out.append(np.concatenate([_half(found.d), _words(word, "<u2"), _nibbles(found.s)], axis=1))
@@ -94,7 +98,7 @@ def encode_iq3_xxs(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 98)`: d, qs[64], eight words of sign codes and scale."""
     out = []
     for part in _parts(x, weights):
-        size, minus = even_signs(*part)
+        size, minus = even_signs(FORMS["IQ3_XXS"], *part)
         found = fit(FORMS["IQ3_XXS"], size, part[1])
         out.append(np.concatenate([_half(found.d), _low(found), _words(_signs_and_scale(minus, found), "<u4")], axis=1))
     return np.concatenate(out)
@@ -116,13 +120,20 @@ def own_signs(x: Floats) -> tuple[Floats, Bytes]:
     return np.abs(x), np.packbits(x < 0, axis=1, bitorder="little")
 
 
-def even_signs(x: Floats, w: Floats) -> tuple[Floats, Bytes]:
+def even_signs(form: Form, x: Floats, w: Floats) -> tuple[Floats, Bytes]:
     """`(N, 256) twice -> (N, 256), (N, 32)` the same with an even number of minus signs in each eight.
 
     What changed its sign for that has a negative size.
     """
     size, minus = own_signs(x)
-    cheapest = np.argmin((w * size).reshape(-1, 8), axis=1)
+    levels = np.array(TABLES[form.table].levels, dtype=np.float32)
+    levels *= np.float32(0.8) / levels[-1]
+    top = np.repeat(size.reshape(len(x), -1, form.group).max(axis=2), form.group, axis=1)
+    part = np.divide(size, top, out=np.zeros_like(size), where=top > 0)
+    off = np.abs(part - levels[0])
+    for level in levels[1:]:
+        np.minimum(off, np.abs(part - level), out=off)
+    cheapest = np.argmin((w * (np.square(part + levels[0]) - np.square(off))).reshape(-1, 8), axis=1)
     odd = (np.bitwise_count(minus) & 1).reshape(-1)
     flip = odd[:, np.newaxis] & (np.arange(8) == cheapest[:, np.newaxis])
     flipped = np.packbits(flip, axis=1, bitorder="little").reshape(minus.shape)
