@@ -117,6 +117,11 @@ def bitsandbytes(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
         for part, value in state.as_dict(packed=True).items():
             yield f"{name}_{part.split('.')[0]}", value.numpy()
         yield f"{name}_value", bnb.dequantize_4bit(packed, state).numpy()[-12:]
+    # here bitsandbytes' own decoder on CPUs is wrong, so the numbers stand in the place of their values
+    weight = torch.from_numpy(rng.normal(size=(4, 96)).astype(np.float32))
+    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    yield from (("straddling_weight", packed.numpy()), ("straddling_absmax", state.absmax.numpy()))
+    yield "straddling_numbers", weight.numpy()
     weight = torch.from_numpy(rng.normal(size=(4, 40)).astype(np.float16))
     codes, scales, _ = bnb.int8_vectorwise_quant(weight)
     yield from (("int8_weight", codes.numpy()), ("int8_SCB", scales.numpy()))

@@ -66,6 +66,17 @@ def test_simple_blocks_are_what_bitsandbytes_decodes(name: str) -> None:
     np.testing.assert_array_equal(weight.decode()[-len(value) :], value)
 
 
+def test_blocks_run_on_over_the_ends_of_rows() -> None:
+    """bitsandbytes' CPU decoder starts them anew with each row; its quantiser's codes are the nearest where they do not."""
+    with np.load(GOLDENS, allow_pickle=False) as file:
+        packed, absmax, numbers = (file[f"straddling_{name}"] for name in ("weight", "absmax", "numbers"))
+    weight = BitsAndBytes4(packed, f32(absmax), shape=numbers.shape, kind="nf4")
+    block = np.arange(numbers.size).reshape(numbers.shape) // 64
+    choices = weight.table.astype(np.float64) * absmax[block][..., np.newaxis]
+    least = np.abs(choices - numbers[..., np.newaxis]).min(axis=-1)
+    np.testing.assert_array_equal(np.abs(weight.unrounded(np.arange(4)) - numbers), least)
+
+
 def in_float32(part: dict[str, NDArray[Any]], offset: float, elements: NDArray[np.int64], size: int) -> Any:
     """bitsandbytes' own three roundings, step by step."""
     block = elements // size

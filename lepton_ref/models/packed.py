@@ -105,7 +105,7 @@ def group(
     """
     if not config.fields:
         return Grouped(tensors, others)
-    method = config.text("quant_method", None)
+    method = config.text("quant_method", config.text("method", None))
     if method not in METHODS:
         raise config.wrong("quant_method", method, f"one of {', '.join(METHODS)}, or absent for dense weights")
     parts = PartsOfFile(tensors, integers, where, codes)

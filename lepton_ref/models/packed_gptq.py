@@ -96,7 +96,7 @@ def read_awq(config: Reader, parts: PartsOfFile) -> dict[str, Weight]:
 def _modules(config: Reader, parts: PartsOfFile) -> list[str]:
     modules = sorted(parts.named(".qweight"))
     if not modules:
-        method = config.text("quant_method")
+        method = config.text("quant_method", config.text("method", None))
         raise WeightsError(f"{parts.where}: quant_method is {method!r}, but no tensor is named …qweight")
     return modules
 

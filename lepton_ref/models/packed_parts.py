@@ -135,7 +135,7 @@ def require_known(config: Reader, read: Iterable[str], idle: Iterable[str]) -> N
     Raises:
         ConfigError: such a setting.
     """
-    known = {"quant_method", *read, *idle}
+    known = {"quant_method", "method", *read, *idle}
     for name in config.fields:
         if name not in known and config.has(name):
             remedy = "absent: it is not known here; remove it if it does not change what the weights mean"

@@ -16,8 +16,9 @@ where that leaves the float32 open, fractions decide. `unrounded` is the one of 
 
 Engines. bitsandbytes rounds to float32 after T₂·a₂, after + offset and after ·T[q], then to the dtype of the layer: up
 to four roundings. Its kernels have T built in and do not look at quant_map, which must therefore be T. Code 8 of FP4 is
-+0 in the table and −0 in its CUDA kernel.
-Source: bitsandbytes 0.50.2, functional.py (QuantState, get_4bit_type), backends/default/ops.py.
++0 in the table and −0 in its CUDA kernel. Its CPU kernel begins blocks anew with each row where I is even and no
+multiple of the block size; its own quantiser does not, and the values that it gives there are wrong.
+Source: bitsandbytes 0.50.2, functional.py (QuantState, get_4bit_type), backends/default/ops.py, backends/cpu/ops.py.
 """
 
 from __future__ import annotations

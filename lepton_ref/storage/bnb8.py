@@ -10,8 +10,9 @@ multiples of one unit; float64's rounding errs by a part in 2⁵³. So float64's
 number does.
 
 Engines. bitsandbytes multiplies in float32 by 0.007874015718698502, the float32 nearest to 1/127: three roundings where
-ours is one. As a linear layer it also quantises the activations; reading the weights alone does not.
-Source: bitsandbytes 0.50.2, _ops.py (int8_vectorwise_dequant).
+ours is one. As a linear layer it also quantises the activations, which reading the weights does not; there its
+PyTorch code multiplies by 6.200124e-05, where 1/127² is 6.200012e-05, so that its outputs are too large by 1.8e-5.
+Source: bitsandbytes 0.50.2, _ops.py (int8_vectorwise_dequant) and backends/default/ops.py (int8_mm_dequant).
 """
 
 from __future__ import annotations
