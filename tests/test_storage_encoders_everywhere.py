@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lepton_ref.storage import encode
+from lepton_ref.storage.encoders import k_symmetric
 
 FORMATS = (
     "Q1_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q8_K", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
@@ -51,6 +52,11 @@ def digest() -> str:
 
 def test_the_bytes_are_those_of_other_machines() -> None:
     assert digest() == EXPECTED
+
+
+def test_another_search_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(k_symmetric, "ROUNDS", 1)
+    assert digest() != EXPECTED
 
 
 def test_vector_units_change_nothing() -> None:
