@@ -67,7 +67,7 @@ def test_simple_blocks_are_what_bitsandbytes_decodes(name: str) -> None:
 
 
 def test_blocks_run_on_over_the_ends_of_rows() -> None:
-    """bitsandbytes' CPU decoder starts them anew with each row; its quantiser's codes are the nearest where they do not."""
+    """bitsandbytes' CPU decoder starts them anew with each row; its quantiser's codes are nearest if they run on."""
     with np.load(GOLDENS, allow_pickle=False) as file:
         packed, absmax, numbers = (file[f"straddling_{name}"] for name in ("weight", "absmax", "numbers"))
     weight = BitsAndBytes4(packed, f32(absmax), shape=numbers.shape, kind="nf4")
