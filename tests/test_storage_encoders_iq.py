@@ -279,6 +279,7 @@ def test_the_search_by_halves_finds_the_nearest_point(name: str) -> None:
         reach = (w * np.square(np.abs(x) + c * (np.abs(g).max() + 1))).sum(axis=0)
         assert (mine <= all_costs.min(axis=1) + 2.0**-20 * reach).all()
         assert (np.abs(cost - mine) <= 2.0**-20 * reach).all()
+        np.testing.assert_array_equal(lattice.least_error(table, x, w, c, shift), cost)
 
 
 @pytest.mark.parametrize("name", CODED)

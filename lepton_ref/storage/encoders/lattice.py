@@ -84,21 +84,38 @@ def _halves(table: str) -> _Halves:
 
 def nearest(table: str, x: Floats, w: Floats, c: Floats, shift: float = 0.0) -> tuple[Codes, Floats]:
     """`(coordinates, N) twice, (N,) -> (N,), (N,)` the nearest point to each x/c, and its weighted error."""
-    levels = np.array(TABLES[table].levels, dtype=np.float32) + np.float32(shift)
-    each = w[:, np.newaxis] * np.square(x[:, np.newaxis] - levels[:, np.newaxis] * c)
-    half, split = len(x) // 2, _halves(table)
-    low, high = _sums(each[:half]), _sums(each[half:])
+    low, high, split = *_costs(table, x, w, c, shift), _halves(table)
     best = np.full(c.shape, np.inf, dtype=np.float32)
-    which = np.zeros(c.shape, dtype=np.intp)
+    which = np.zeros(c.shape, dtype=np.uint8)
     for i, upper in enumerate(split.upper):
         least = low[split.lower[i]].min(axis=0) + high[upper]
-        np.copyto(which, i, where=least < best)
+        np.copyto(which, np.uint8(i), where=least < best)
         np.minimum(best, least, out=best)
-    code = np.zeros(c.shape, dtype=np.intp)
+    order = np.argsort(which, kind="stable")
+    apart = low.T[order]
+    ends = np.searchsorted(which, np.arange(len(split.upper) + 1), sorter=order)
+    code = np.empty(c.shape, dtype=np.intp)
     for i, lower in enumerate(split.lower):
-        (here,) = np.nonzero(which == i)
-        code[here] = split.first[i] + low[lower[:, np.newaxis], here].argmin(axis=0)
+        here = slice(ends[i], ends[i + 1])
+        code[order[here]] = split.first[i] + apart[here].take(lower, axis=1).argmin(axis=1)
     return code, best
+
+
+def least_error(table: str, x: Floats, w: Floats, c: Floats, shift: float = 0.0) -> Floats:
+    """The error of `nearest` alone, which takes a fraction of the time."""
+    low, high, split = *_costs(table, x, w, c, shift), _halves(table)
+    best = np.full(c.shape, np.inf, dtype=np.float32)
+    for lower, upper in zip(split.lower, split.upper, strict=True):
+        np.minimum(best, low[lower].min(axis=0) + high[upper], out=best)
+    return best
+
+
+def _costs(table: str, x: Floats, w: Floats, c: Floats, shift: float) -> tuple[Floats, Floats]:
+    """`(lower halves, N), (upper halves, N)` the error of every half point."""
+    levels = np.array(TABLES[table].levels, dtype=np.float32) + np.float32(shift)
+    each = w[:, np.newaxis] * np.square(x[:, np.newaxis] - levels[:, np.newaxis] * c)
+    half = len(x) // 2
+    return _sums(each[:half]), _sums(each[half:])
 
 
 def _sums(each: Floats) -> Floats:
@@ -135,6 +152,17 @@ class _Search:
             code, error = nearest(self.form.table, self.x, self.w, wide)
         return code.reshape(self.blocks, -1), self._by_group(error)
 
+    def errors(self, c: Floats) -> Floats:
+        """`(N, groups) -> (N, groups)` the errors of `choose` alone."""
+        wide = np.repeat(c.reshape(-1), self.in_group)
+        if not self.form.shifted:
+            return self._by_group(least_error(self.form.table, self.x, self.w, wide))
+        plus, minus = (
+            _over(least_error(self.form.table, self.x, self.w, wide, shift), self.form.shifted)
+            for shift in (0.125, -0.125)
+        )
+        return _over(np.minimum(plus, minus), self.in_group // self.form.shifted).reshape(c.shape)
+
     def moments(self, codes: Codes) -> tuple[Floats, Floats]:
         """`(N, points) -> (N, groups) twice` Σwxg and Σwg²."""
         g = _coordinates(self.form)[:, codes.reshape(-1)]
@@ -154,7 +182,7 @@ class _Search:
         """`(N, groups) twice`: the scale that each group wants, and Σwg² there."""
         best, c = np.full(top.shape, np.inf, dtype=np.float32), top
         for part in self.form.tries:
-            error = self.choose(top * np.float32(part))[1]
+            error = self.errors(top * np.float32(part))
             c = np.where(error < best, top * np.float32(part), c)
             best = np.minimum(best, error)
         for _ in range(REFITS):
@@ -167,10 +195,14 @@ class _Search:
         own = np.ldexp(d.astype(np.float64), self.exponent)
         return np.clip(own, 0, LARGEST_HALF).astype(np.float16).astype(np.float64)
 
+    def scales(self, d: NDArray[np.float64], s: NDArray[np.int64]) -> Floats:
+        """`(N,), (N, groups) -> (N, groups)` the scale of each group."""
+        c: Floats = (np.ldexp(d, -self.exponent)[:, np.newaxis] * (self.form.unit * (2 * s + 1))).astype(np.float32)
+        return c
+
     def measured(self, d: NDArray[np.float64], s: NDArray[np.int64]) -> tuple[Fit, Floats]:
         """What is stored with these scales, and its errors `(N, groups)`."""
-        c = np.ldexp(d, -self.exponent)[:, np.newaxis] * (self.form.unit * (2 * s + 1))
-        codes, error = self.choose(c.astype(np.float32))
+        codes, error = self.choose(self.scales(d, s))
         return Fit(d, s, codes), error
 
     def nearest_s(self, c: Floats, d: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -190,7 +222,7 @@ def fit(form: Form, x: Floats, w: Floats) -> Fit:
     d = search.stored(_common(form, c, gg))
     s = search.nearest_s(c, d)
     around = np.stack([np.clip(s + more, 0, form.most) for more in (0, -1, 1)])
-    errors = np.stack([search.measured(d, some)[1] for some in around])
+    errors = np.stack([search.errors(search.scales(d, some)) for some in around])
     s = np.take_along_axis(around, np.argmin(errors, axis=0)[np.newaxis], axis=0)[0]
     for _ in range(REFITS):
         found = search.measured(d, s)
