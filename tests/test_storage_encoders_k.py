@@ -95,8 +95,8 @@ def nearest(name: str, x: Floats) -> NDArray[np.float64]:
     else:
         length, half, kmax = SYMMETRIC[name]
         apart = search.groups(x, length)
-        found = k_symmetric.nearest(apart, half=half, kmax=kmax)
-        scale = found.d * found.sc
+        d, sc = k_symmetric.nearest(apart, half=half, kmax=kmax)
+        scale = d * sc
         value = scale * search.codes(apart, scale, -half, half - 1)
     return value.transpose(2, 1, 0).reshape(x.shape).astype(np.float64)
 
@@ -326,8 +326,9 @@ def test_the_formats_that_weigh_are_these() -> None:
 
 
 PLANTED: dict[str, tuple[str, ModuleType, str, str]] = {
-    "scale codes off by one": ("Q4_K", k_affine, "sc = codes(s, np.broadcast_to(d, s.shape), 0, kmax)\n", "sc = codes(s, np.broadcast_to(d, s.shape), 0, kmax) + np.float32(1)\n"),
-    "no search downhill, no units": ("Q4_K", k_affine, "    for _ in range(ROUNDS):", "    for _ in range(0):"),
+    "scale codes off by one": ("Q4_K", k_quants, "_pairs_of_six(sc, mn), _nibbles(_flat(codes))], axis=1)", "_pairs_of_six(sc + np.uint8(1), mn), _nibbles(_flat(codes))], axis=1)"),
+    "the worst start": ("Q4_K", k_affine, "better = its < error", "better = its > error"),
+    "the worse neighbour": ("Q6_K", k_symmetric, "better = other < error", "better = other > error"),
     "codes truncated": ("Q4_K", search, "np.rint(q, out=q)", "np.trunc(q, out=q)"),
     "a code too many": ("Q4_K", k_quants, "nmax=15, kmax=63", "nmax=16, kmax=63"),
     "a scale too many": ("Q5_K", k_quants, "nmax=31, kmax=63", "nmax=31, kmax=64"),
@@ -339,10 +340,10 @@ PLANTED: dict[str, tuple[str, ModuleType, str, str]] = {
     "nibbles of neighbours": ("Q4_K", k_quants, "apart = q.reshape(-1, 4, 2, 32)", "apart = q.reshape(-1, 4, 32, 2).transpose(0, 1, 3, 2)"),
     "fifth bits reversed": ("Q5_K", k_quants, "(q >> np.uint8(4)).reshape(-1, 8, 32)", "(q >> np.uint8(4)).reshape(-1, 8, 32)[:, ::-1]"),
     "scales and minima swapped": ("Q2_K", k_quants, "sc | (mn << np.uint8(4))", "mn | (sc << np.uint8(4))"),
-    "scales without their offset": ("Q3_K", k_quants, "(found.sc.T + np.float32(32))", "(found.sc.T + np.float32(31))"),
+    "scales without their offset": ("Q3_K", k_quants, "(scales.T + np.float32(32))", "(scales.T + np.float32(31))"),
     "one sign of scales": ("Q3_K", k_symmetric, "    for sign in (-1, 1):\n", "    for sign in (1,):\n"),
     "codes as far up as down": ("Q6_K", k_symmetric, "q = codes(x, scale, -half, half - 1)", "q = codes(x, scale, -half, half)"),
-    "zeros are not zero bytes": ("Q6_K", k_quants, "    out = np.concatenate([packed, _quarters(q >> np.uint8(4)), sc, _half(found.d)], axis=1)\n    out[~x.any(axis=1)] = 0\n", "    out = np.concatenate([packed, _quarters(q >> np.uint8(4)), sc, _half(found.d)], axis=1)\n"),
+    "zeros are not zero bytes": ("Q6_K", k_quants, "    out = np.concatenate([packed, _quarters(q >> np.uint8(4)), sc, _half(d)], axis=1)\n    out[~x.any(axis=1)] = 0\n", "    out = np.concatenate([packed, _quarters(q >> np.uint8(4)), sc, _half(d)], axis=1)\n"),
     "weights over the largest of all blocks": ("Q4_K", search, "most = weights.max(axis=1, keepdims=True)", "most = weights.max(keepdims=True)"),
 }  # fmt: skip
 

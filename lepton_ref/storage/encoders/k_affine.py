@@ -21,6 +21,7 @@ from lepton_ref.storage.encoders.search import (
     best_common,
     codes,
     fp16,
+    in_units,
     moments,
     ratio,
     squares,
@@ -28,8 +29,6 @@ from lepton_ref.storage.encoders.search import (
     weighed,
     weight_sum,
 )
-
-Bytes = NDArray[np.uint8]
 
 OFFSETS = tuple(np.float32(-2.0 + 0.4 * i) for i in range(8))
 """What is added to the largest code for the scales that are tried: −2 … 0.8."""
@@ -43,29 +42,28 @@ ROUNDS = 2
 
 
 @dataclass(frozen=True)
-class Affine:
-    """What is stored: d, dmin `(N,)`; sc, mn `(G, N)`; codes q `(g, G, N)`. All float32 that are exact."""
+class Units:
+    """What is stored but the codes: d and dmin `(N,)`, fp16 numbers; sc and mn `(G, N)`, integers. All as float32."""
 
     d: Floats
     dmin: Floats
     sc: Floats
     mn: Floats
-    q: Floats
 
 
-def search(x: Floats, w: Floats | None, *, nmax: int, kmax: int) -> Affine:
-    """`(g, G, N)` codes up to nmax, scales and minima up to kmax."""
+def search(x: Floats, w: Floats | None, *, nmax: int, kmax: int) -> tuple[Units, Floats]:
+    """`(g, G, N)` numbers and weights: the units, scales and minima up to kmax, and `(g, G, N)` codes up to nmax."""
     s, m = _each_group(x, w, nmax)
-    return _downhill(x, w, [*_common(x, w, s, m, nmax, kmax), nearest(x, nmax=nmax, kmax=kmax)], nmax, kmax)
+    starts = [*_common(x, w, s, m, nmax, kmax), nearest(x, nmax=nmax, kmax=kmax)]
+    return _downhill(x, w, starts, nmax, kmax)
 
 
-def nearest(x: Floats, *, nmax: int, kmax: int) -> Affine:
-    """Plain rounding: each group's range in nmax steps, the largest scale and minimum in kmax, all codes 0 as yet."""
+def nearest(x: Floats, *, nmax: int, kmax: int) -> Units:
+    """Plain rounding: each group's range in nmax steps, the largest scale and minimum in kmax."""
     low = np.minimum(x.min(axis=0), np.float32(0))
     s, minimum = (x.max(axis=0) - low) / np.float32(nmax), np.abs(low)
     d, dmin = fp16(s.max(axis=0) / np.float32(kmax)), fp16(minimum.max(axis=0) / np.float32(kmax))
-    sc, mn = codes(s, np.broadcast_to(d, s.shape), 0, kmax), codes(minimum, np.broadcast_to(dmin, s.shape), 0, kmax)
-    return Affine(d, dmin, sc, mn, np.zeros_like(x))
+    return Units(d, dmin, in_units(s, d, 0, kmax), in_units(minimum, dmin, 0, kmax))
 
 
 def _each_group(x: Floats, w: Floats | None, nmax: int) -> tuple[Floats, Floats]:
@@ -73,15 +71,13 @@ def _each_group(x: Floats, w: Floats | None, nmax: int) -> tuple[Floats, Floats]
     low = np.minimum(x.min(axis=0), np.float32(0))
     width = x.max(axis=0) - low
     y = x - low
-    sw = weight_sum(x, w)
-    sy = total(weighed(y, w))
+    sw, sy, syy = weight_sum(x, w), total(weighed(y, w)), total(weighed(y * y, w))
     s, m = width / np.float32(nmax), np.zeros_like(low)
     best = squares(s * codes(y, s, 0, nmax) - y, w)
-    syy = total(weighed(y * y, w))
     for offset in OFFSETS:
         of = moments(codes(y, ratio(width, np.full_like(width, nmax + offset)), 0, nmax), y, w)
         s_new, m_new = _least_squares(of, sw, sy, -low)
-        # the square form at its least, in another order than it is derived: Σw(s·q + m − y)²
+        # Σw(s·q + m − y)², multiplied out
         error = syy + s_new * (s_new * of.qq - 2 * of.qx) + m_new * (m_new * sw + 2 * (s_new * of.q - sy))
         better = (error < best) & (s_new > 0)
         best, s, m = np.where(better, error, best), np.where(better, s_new, s), np.where(better, m_new, m)
@@ -98,17 +94,17 @@ def _least_squares(of: Moments, sw: Floats, sy: Floats, most: Floats) -> tuple[F
     return s, np.where(fixed, most, m)
 
 
-def _common(x: Floats, w: Floats | None, s: Floats, m: Floats, nmax: int, kmax: int) -> list[Affine]:
+def _common(x: Floats, w: Floats | None, s: Floats, m: Floats, nmax: int, kmax: int) -> list[Units]:
     """Some d and dmin, and the scales and minima in their units."""
     of, sw, sx = moments(codes(x - m, s, 0, nmax), x, w), weight_sum(x, w), total(weighed(x, w))
     best = _unit(s, np.maximum(of.qq - ratio(of.q * of.q, sw), np.float32(0)), kmax)
     found = []
     for factor in BESIDE:
         d = fp16(best * factor)
-        sc = codes(s, np.broadcast_to(d, s.shape), 0, kmax)
+        sc = in_units(s, d, 0, kmax)
         minimum = np.maximum(ratio(d * sc * of.q - sx, sw), np.float32(0))
         dmin = fp16(_unit(minimum, sw, kmax))
-        found.append(Affine(d, dmin, sc, codes(minimum, np.broadcast_to(dmin, s.shape), 0, kmax), x))
+        found.append(Units(d, dmin, sc, in_units(minimum, dmin, 0, kmax)))
     return found
 
 
@@ -118,7 +114,7 @@ def _unit(s: Floats, curvature: Floats, kmax: int) -> Floats:
     return best_common(s, curvature, [most / (kmax + offset) for offset in COMMON], 0, kmax)
 
 
-def _evaluate(x: Floats, w: Floats | None, at: Affine, nmax: int) -> tuple[Floats, Floats]:
+def _evaluate(x: Floats, w: Floats | None, at: Units, nmax: int) -> tuple[Floats, Floats]:
     """The codes for what is stored, and each group's error, (G, N)."""
     scale, minimum = at.d * at.sc, at.dmin * at.mn
     q = codes(x + minimum, scale, 0, nmax)
@@ -128,49 +124,50 @@ def _evaluate(x: Floats, w: Floats | None, at: Affine, nmax: int) -> tuple[Float
     return q, squares(error, w)
 
 
-def _best(x: Floats, w: Floats | None, starts: list[Affine], nmax: int) -> Affine:
+def _best(x: Floats, w: Floats | None, starts: list[Units], nmax: int) -> Units:
     """Of each super-block the best."""
     at = starts[0]
     error = total(_evaluate(x, w, at, nmax)[1])
     for other in starts[1:]:
         its = total(_evaluate(x, w, other, nmax)[1])
         better = its < error
-        error, d = np.where(better, its, error), np.where(better, other.d, at.d)
-        sc, mn = np.where(better, other.sc, at.sc), np.where(better, other.mn, at.mn)
-        at = Affine(d, np.where(better, other.dmin, at.dmin), sc, mn, at.q)
+        error, at = np.where(better, its, error), _where(better, other, at)
     return at
 
 
-def _downhill(x: Floats, w: Floats | None, starts: list[Affine], nmax: int, kmax: int) -> Affine:
-    """The neighbourhood's best, round after round."""
+def _where(better: NDArray[np.bool_], these: Units, those: Units) -> Units:
+    """`(N,) or (G, N)` the one where it is better, else the other; whole super-blocks or groups."""
+    whole = better if better.ndim == 1 else np.zeros_like(better[0])
+    d, dmin = np.where(whole, these.d, those.d), np.where(whole, these.dmin, those.dmin)
+    return Units(d, dmin, np.where(better, these.sc, those.sc), np.where(better, these.mn, those.mn))
+
+
+def _downhill(x: Floats, w: Floats | None, starts: list[Units], nmax: int, kmax: int) -> tuple[Units, Floats]:
+    """The neighbourhood's best, round after round, and its codes."""
     at = _best(x, w, starts, nmax)
     q, error = _evaluate(x, w, at, nmax)
     for _ in range(ROUNDS):
-        sc, mn = at.sc, at.mn
         for step, down in NEIGHBOURS:
-            sc_new = np.clip(sc + np.float32(step), 0, kmax)
-            mn_new = np.clip(mn + np.float32(down), 0, kmax)
-            _, other = _evaluate(x, w, Affine(at.d, at.dmin, sc_new, mn_new, q), nmax)
+            sc, mn = np.clip(at.sc + np.float32(step), 0, kmax), np.clip(at.mn + np.float32(down), 0, kmax)
+            beside = Units(at.d, at.dmin, sc, mn)
+            _, other = _evaluate(x, w, beside, nmax)
             better = other < error
-            error = np.where(better, other, error)
-            sc, mn = np.where(better, sc_new, sc), np.where(better, mn_new, mn)
-        q, error = _evaluate(x, w, Affine(at.d, at.dmin, sc, mn, q), nmax)
-        d, dmin = _refit(x, w, Affine(at.d, at.dmin, sc, mn, q))
-        q_new, other = _evaluate(x, w, Affine(d, dmin, sc, mn, q), nmax)
+            error, at = np.where(better, other, error), _where(better, beside, at)
+        q, error = _evaluate(x, w, at, nmax)
+        refitted = _refit(x, w, at, q)
+        q_new, other = _evaluate(x, w, refitted, nmax)
         better = total(other) < total(error)
-        error, q = np.where(better, other, error), np.where(better, q_new, q)
-        at = Affine(np.where(better, d, at.d), np.where(better, dmin, at.dmin), sc, mn, q)
-    return at
+        error, q, at = np.where(better, other, error), np.where(better, q_new, q), _where(better, refitted, at)
+    return at, q
 
 
-def _refit(x: Floats, w: Floats | None, at: Affine) -> tuple[Floats, Floats]:
-    """The least-squares d and dmin for these codes, as fp16; dmin is not negative."""
-    of = moments(at.q, x, w)
-    sw = weight_sum(x, w)
+def _refit(x: Floats, w: Floats | None, at: Units, q: Floats) -> Units:
+    """The same with the least-squares d and dmin for these codes, as fp16; dmin is not negative."""
+    of, sw, sx = moments(q, x, w), weight_sum(x, w), total(weighed(x, w))
     aa, ab, bb = total(at.sc * at.sc * of.qq), total(at.sc * at.mn * of.q), total(at.mn * at.mn * sw)
-    ax, bx = total(at.sc * of.qx), total(at.mn * total(weighed(x, w)))
+    ax, bx = total(at.sc * of.qx), total(at.mn * sx)
     determinant = aa * bb - ab * ab
     d, dmin = ratio(bb * ax - ab * bx, determinant), ratio(ab * ax - aa * bx, determinant)
     alone = (determinant <= 0) | (dmin < 0)
     d, dmin = np.where(alone, ratio(ax, aa), d), np.where(alone, np.float32(0), dmin)
-    return fp16(d), fp16(dmin)
+    return Units(fp16(d), fp16(dmin), at.sc, at.mn)

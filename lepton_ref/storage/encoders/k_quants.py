@@ -42,17 +42,17 @@ def _nibbles(q: Bytes) -> Bytes:
 
 def encode_q4_k(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 144)`: d, dmin, sc and mn [12], qs[128]."""
-    found = k_affine.search(groups(x, 32), relative(weights, 32), nmax=15, kmax=63)
-    sc, mn = found.sc.T.astype(np.uint8), found.mn.T.astype(np.uint8)
-    return np.concatenate([_half(found.d), _half(found.dmin), _pairs_of_six(sc, mn), _nibbles(_flat(found.q))], axis=1)
+    at, codes = k_affine.search(groups(x, 32), relative(weights, 32), nmax=15, kmax=63)
+    sc, mn = at.sc.T.astype(np.uint8), at.mn.T.astype(np.uint8)
+    return np.concatenate([_half(at.d), _half(at.dmin), _pairs_of_six(sc, mn), _nibbles(_flat(codes))], axis=1)
 
 
 def encode_q5_k(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 176)`: d, dmin, sc and mn [12], qh[32], qs[128]."""
-    found = k_affine.search(groups(x, 32), relative(weights, 32), nmax=31, kmax=63)
-    sc, mn, q = found.sc.T.astype(np.uint8), found.mn.T.astype(np.uint8), _flat(found.q)
+    at, codes = k_affine.search(groups(x, 32), relative(weights, 32), nmax=31, kmax=63)
+    sc, mn, q = at.sc.T.astype(np.uint8), at.mn.T.astype(np.uint8), _flat(codes)
     fifth = np.packbits((q >> np.uint8(4)).reshape(-1, 8, 32), axis=1, bitorder="little").reshape(-1, 32)
-    return np.concatenate([_half(found.d), _half(found.dmin), _pairs_of_six(sc, mn), fifth, _nibbles(q)], axis=1)
+    return np.concatenate([_half(at.d), _half(at.dmin), _pairs_of_six(sc, mn), fifth, _nibbles(q)], axis=1)
 
 
 def _quarters(q: Bytes) -> Bytes:
@@ -64,31 +64,29 @@ def _quarters(q: Bytes) -> Bytes:
 
 def encode_q2_k(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 84)`: sc and mn [16], qs[64], d, dmin."""
-    found = k_affine.search(groups(x, 16), relative(weights, 16), nmax=3, kmax=15)
-    sc, mn = found.sc.T.astype(np.uint8), found.mn.T.astype(np.uint8)
-    return np.concatenate(
-        [sc | (mn << np.uint8(4)), _quarters(_flat(found.q)), _half(found.d), _half(found.dmin)], axis=1
-    )
+    at, codes = k_affine.search(groups(x, 16), relative(weights, 16), nmax=3, kmax=15)
+    sc, mn = at.sc.T.astype(np.uint8), at.mn.T.astype(np.uint8)
+    return np.concatenate([sc | (mn << np.uint8(4)), _quarters(_flat(codes)), _half(at.d), _half(at.dmin)], axis=1)
 
 
 def encode_q3_k(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 110)`: hmask[32], qs[64], sc[12], d."""
-    found = k_symmetric.search(groups(x, 16), relative(weights, 16), half=4, kmax=32)
-    q, sc = _flat(found.q + np.float32(4)), (found.sc.T + np.float32(32)).astype(np.uint8)
+    d, scales, codes = k_symmetric.search(groups(x, 16), relative(weights, 16), half=4, kmax=32)
+    q, sc = _flat(codes + np.float32(4)), (scales.T + np.float32(32)).astype(np.uint8)
     third = np.packbits((q >> np.uint8(2)).reshape(-1, 8, 32), axis=1, bitorder="little").reshape(-1, 32)
     high = (sc >> np.uint8(4)).reshape(-1, 4, 4) << np.array([0, 2, 4, 6], dtype=np.uint8)[:, np.newaxis]
     low = (sc[:, :8] & np.uint8(15)) | ((sc[:, 8:] & np.uint8(15)) << np.uint8(4))
-    out = np.concatenate([third, _quarters(q), low, np.bitwise_or.reduce(high, axis=1), _half(found.d)], axis=1)
+    out = np.concatenate([third, _quarters(q), low, np.bitwise_or.reduce(high, axis=1), _half(d)], axis=1)
     out[~x.any(axis=1)] = 0
     return out
 
 
 def encode_q6_k(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 256) -> (N, 210)`: ql[128], qh[64], i8 sc[16], d."""
-    found = k_symmetric.search(groups(x, 16), relative(weights, 16), half=32, kmax=128)
-    q, sc = _flat(found.q + np.float32(32)), np.ascontiguousarray(found.sc.T).astype(np.int8).view(np.uint8)
+    d, scales, codes = k_symmetric.search(groups(x, 16), relative(weights, 16), half=32, kmax=128)
+    q, sc = _flat(codes + np.float32(32)), np.ascontiguousarray(scales.T).astype(np.int8).view(np.uint8)
     low = (q & np.uint8(15)).reshape(-1, 2, 2, 64)
     packed = (low[:, :, 0] | (low[:, :, 1] << np.uint8(4))).reshape(-1, 128)
-    out = np.concatenate([packed, _quarters(q >> np.uint8(4)), sc, _half(found.d)], axis=1)
+    out = np.concatenate([packed, _quarters(q >> np.uint8(4)), sc, _half(d)], axis=1)
     out[~x.any(axis=1)] = 0
     return out

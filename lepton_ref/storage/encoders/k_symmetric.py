@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from lepton_ref.storage.encoders.search import (
     best_common,
     codes,
     fp16,
+    in_units,
     moments,
     ratio,
     squares,
@@ -31,32 +32,31 @@ NEIGHBOURS = (4, -4, 2, -2, 1, -1)
 ROUNDS = 2
 
 
-@dataclass(frozen=True)
-class Symmetric:
-    """What is stored: d `(N,)`; sc `(G, N)`; codes q `(g, G, N)`. All float32 that are exact."""
-
-    d: Floats
-    sc: Floats
-    q: Floats
+Units: TypeAlias = tuple[Floats, Floats]
+"""d `(N,)`, an fp16 number, and sc `(G, N)`, integers, as float32."""
 
 
-def search(x: Floats, w: Floats | None, *, half: int, kmax: int) -> Symmetric:
-    """`(g, G, N)` codes from −half, scales from −kmax."""
+def search(x: Floats, w: Floats | None, *, half: int, kmax: int) -> tuple[Floats, Floats, Floats]:
+    """`(g, G, N)` numbers and weights: d `(N,)`, sc `(G, N)` and codes `(g, G, N)` from −half."""
     s, curvature = _each_group(x, w, half)
-    most = np.take_along_axis(s, np.argmax(np.abs(s), axis=0)[np.newaxis], axis=0)[0]
+    most = _largest(s)
     candidates = [most / (sign * (kmax + offset)) for sign in (-1, 1) for offset in COMMON]
     d = fp16(best_common(s, curvature, candidates, -kmax, kmax - 1))
-    found = Symmetric(d, codes(s, np.broadcast_to(d, s.shape), -kmax, kmax - 1), np.zeros_like(x))
-    return _downhill(x, w, [found, nearest(x, half=half, kmax=kmax)], half, kmax)
+    starts = [(d, in_units(s, d, -kmax, kmax - 1)), nearest(x, half=half, kmax=kmax)]
+    return _downhill(x, w, starts, half, kmax)
 
 
-def nearest(x: Floats, *, half: int, kmax: int) -> Symmetric:
-    """Plain rounding: each group's largest number is code −half, the largest scale is −kmax; all codes 0 as yet."""
-    at = np.argmax(np.abs(x), axis=0)[np.newaxis]
-    s = np.take_along_axis(x, at, axis=0)[0] / np.float32(-half)
-    most = np.take_along_axis(s, np.argmax(np.abs(s), axis=0)[np.newaxis], axis=0)[0]
-    d = fp16(most / np.float32(-kmax))
-    return Symmetric(d, codes(s, np.broadcast_to(d, s.shape), -kmax, kmax - 1), np.zeros_like(x))
+def nearest(x: Floats, *, half: int, kmax: int) -> Units:
+    """Plain rounding: each group's largest number is code −half, the largest scale is −kmax."""
+    s = _largest(x) / np.float32(-half)
+    d = fp16(_largest(s) / np.float32(-kmax))
+    return d, in_units(s, d, -kmax, kmax - 1)
+
+
+def _largest(a: Floats) -> Floats:
+    """Along the first axis the first number whose size is the largest."""
+    found: Floats = np.take_along_axis(a, np.argmax(np.abs(a), axis=0)[np.newaxis], axis=0)[0]
+    return found
 
 
 def _each_group(x: Floats, w: Floats | None, half: int) -> tuple[Floats, Floats]:
@@ -80,11 +80,11 @@ def _evaluate(x: Floats, w: Floats | None, d: Floats, sc: Floats, half: int) -> 
     return q, squares(scale * q - x, w)
 
 
-def _downhill(x: Floats, w: Floats | None, starts: list[Symmetric], half: int, kmax: int) -> Symmetric:
-    """The neighbourhood's best, round after round, from the better of two starts."""
-    first, second = starts
-    error, other = (total(_evaluate(x, w, at.d, at.sc, half)[1]) for at in starts)
-    d, sc = np.where(other < error, second.d, first.d), np.where(other < error, second.sc, first.sc)
+def _downhill(x: Floats, w: Floats | None, starts: list[Units], half: int, kmax: int) -> tuple[Floats, Floats, Floats]:
+    """The neighbourhood's best, round after round, from the better of two starts; and its codes."""
+    (d, sc), (d_new, sc_new) = starts
+    helps = total(_evaluate(x, w, d_new, sc_new, half)[1]) < total(_evaluate(x, w, d, sc, half)[1])
+    d, sc = np.where(helps, d_new, d), np.where(helps, sc_new, sc)
     q, error = _evaluate(x, w, d, sc, half)
     for _ in range(ROUNDS):
         for step in NEIGHBOURS:
@@ -98,4 +98,4 @@ def _downhill(x: Floats, w: Floats | None, starts: list[Symmetric], half: int, k
         q_new, other = _evaluate(x, w, d_new, sc, half)
         helps = total(other) < total(error)
         d, q, error = np.where(helps, d_new, d), np.where(helps, q_new, q), np.where(helps, other, error)
-    return Symmetric(d, sc, q)
+    return d, sc, q

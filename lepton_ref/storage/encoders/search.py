@@ -99,6 +99,11 @@ def codes(x: Floats, scale: Floats, low: int, high: int) -> Floats:
     return q
 
 
+def in_units(s: Floats, unit: Floats, low: int, high: int) -> Floats:
+    """`(G, N), (N,) -> (G, N)` the integers from `low` to `high` nearest to s in this unit."""
+    return codes(s, np.broadcast_to(unit, s.shape), low, high)
+
+
 def squares(error: Floats, w: Floats | None) -> Floats:
     """`(g, G, N) -> (G, N)` the weighted sums of squares."""
     return total(weighed(error * error, w))
@@ -111,7 +116,7 @@ def best_common(s: Floats, curvature: Floats, candidates: list[Floats], low: int
     """
     best, found = np.full_like(candidates[0], np.inf), candidates[0]
     for d in candidates:
-        k = codes(s, np.broadcast_to(d, s.shape), low, high)
+        k = in_units(s, d, low, high)
         ck = curvature * k
         fitted = ratio(total(ck * s), total(ck * k))
         error = total(curvature * np.square(s - fitted * k))
