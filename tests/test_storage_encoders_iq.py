@@ -228,7 +228,7 @@ def encoder(name: str) -> Encode:
 
 
 @each_name
-@settings(max_examples=20)
+@settings(max_examples=12)
 @examples
 def test_the_error_is_never_more_than_that_of_rounding_to_nearest(
     name: str, kind: str, weights: str, seed: int
