@@ -2,9 +2,10 @@ r"""Which interval [lo, hi] an affine code of activations covers: four ways to c
 
     minmax      all that was seen
     percentile  what is left when at most a share (1 − p)/2 of the numbers is cut off at each end
-    mse         the t·[low, high], t = j/128, with the least Σ counts·(c − Q(c))², c the centre of a bin
-    entropy     the t·[low, high] with the least Kullback–Leibler divergence of what was seen, cut off at the ends, from
-                what the code keeps of it (Migacz, 8-bit inference with TensorRT, 2017)
+    mse         [low, high] cut off at ±T, T = j/128 of the largest size, that has the least Σ counts·(c − Q(c))², c the
+                centre of a bin
+    entropy     [low, high] cut off at ±T that has the least Kullback–Leibler divergence of what was seen, piled up at
+                the ends, from what the code keeps of it (Migacz, 8-bit inference with TensorRT, 2017)
 
 All intervals contain 0, which a code must hold exactly: padding and masked products rest on it. Of equal candidates the
 widest is chosen. Q has 2^bits levels from lo to hi. Logarithms are the package's own double-double ones, the sums are
@@ -85,8 +86,9 @@ def _search(
     seen: Histogram, whole: Interval, levels: int, loss: Callable[[Histogram, Interval, int], float]
 ) -> Interval:
     best, found = math.inf, whole
+    largest = max(-whole[0], whole[1])
     for step in range(STEPS, 0, -1):
-        tried = whole[0] * step / STEPS, whole[1] * step / STEPS
+        tried = max(whole[0], -largest * step / STEPS), min(whole[1], largest * step / STEPS)
         value = loss(seen, tried, levels)
         if value < best:
             best, found = value, tried
