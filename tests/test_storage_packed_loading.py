@@ -288,6 +288,25 @@ def test_groups_of_compressed_tensors_go_by_name(tmp_path: Path) -> None:
         load(packed)
 
 
+def test_the_zero_biases_of_autogptq_are_spare_and_others_are_left_over(tmp_path: Path) -> None:
+    """A Llama has none; those that Qwen2 has are its own."""
+    pack, config = FORMATS["gptq 4 v1"]
+    bias = f"model.{Q}.bias"
+    packed, dense = write(tmp_path, pack, config, change=also(bias, np.zeros(24, dtype="<f2")))
+    np.testing.assert_array_equal(load(packed).forward(IDS), load(dense).forward(IDS))
+    one = np.zeros(24, dtype="<f2")
+    one[7] = 1
+    packed, _ = write(tmp_path / "one", pack, config, change=also(bias, one))
+    with pytest.raises(WeightsError, match=r"q_proj\.bias left over"):
+        load(packed)
+    awq_pack, awq_config = FORMATS["awq"]
+    packed, _ = write(tmp_path / "awq", awq_pack, awq_config, change=also(bias, np.zeros(24, dtype="<f2")))
+    with pytest.raises(WeightsError, match=r"q_proj\.bias left over"):
+        load(packed)
+    packed, dense = write(tmp_path / "qwen2", pack, config, name="qwen2")
+    np.testing.assert_array_equal(load(packed).forward(IDS), load(dense).forward(IDS))
+
+
 def test_the_version_decides_where_the_words_do_not(tmp_path: Path) -> None:
     """40 codes of 3 bits take 4 words with or without gaps."""
     config = compressed(3, "group")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,7 @@ def bind(
     tensors: Mapping[str, Weight],
     *,
     others: Iterable[str] = (),
+    spare: Container[str] = (),
     config: object,
     where: str,
 ) -> dict[str, Weight]:
@@ -90,6 +91,7 @@ def bind(
         table: the family's names.
         tensors: the file's weights.
         others: the names of the file's tensors that are no weights: as little may be left over.
+        spare: the names of tensors that may be left over.
         config: what the program was made from.
         where: the file, for messages.
 
@@ -120,6 +122,7 @@ def bind(
     copies = [name for name in table.copies if name in tensors and name not in used]
     known = {*used, *copies}
     left = [name for name in (*tensors, *others) if name not in known and not ignored.fullmatch(name)]
+    left = [name for name in left if name not in spare]
     if missing:
         remedy = "the file is incomplete, or the config is another model's"
         raise WeightsError(f"{where}: {_listed(missing)} missing; {remedy}")

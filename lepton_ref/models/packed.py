@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from lepton_ref.interface import HostArray
 from lepton_ref.models import packed_bitsandbytes, packed_compressed, packed_gptq, scaled
 from lepton_ref.models.packed_parts import PartsOfFile
@@ -74,10 +76,12 @@ class Grouped:
     Attributes:
         tensors: name → weight, the packed ones as one each.
         others: the names of tensors that are no weights and belong to none.
+        spare: zero biases that AutoGPTQ stored for every layer, with or without a bias of its own: no model needs them.
     """
 
     tensors: Mapping[str, Weight]
     others: list[str]
+    spare: frozenset[str] = frozenset()
 
 
 def group(
@@ -111,4 +115,13 @@ def group(
     parts = PartsOfFile(tensors, integers, where, codes)
     made = METHODS[method](config, parts)
     used = frozenset(parts.used)
-    return Grouped(_Grouped(tensors, used, made), [name for name in others if name not in used])
+    spare = frozenset(_zero_biases(tensors, made)) if method == "gptq" else frozenset()
+    return Grouped(_Grouped(tensors, used, made), [name for name in others if name not in used], spare)
+
+
+def _zero_biases(tensors: Mapping[str, Weight], made: Mapping[str, Weight]) -> Iterator[str]:
+    """The biases of packed matrices that are all zero. Up to version 0.7 AutoGPTQ wrote them where there is none."""
+    names = {f"{name.removesuffix('.weight')}.bias" for name in made}
+    for name in tensors:
+        if name in names and not np.any(tensors[name].decode()):
+            yield name

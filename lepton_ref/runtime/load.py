@@ -82,7 +82,15 @@ def _from_folder(path: Path) -> Parts:
         config = family.read(fields)
     head = family.architectures[architecture]
     program = family.program(config, head)
-    weights = bind(program, family.names, grouped.tensors, others=grouped.others, config=config, where=str(path))
+    weights = bind(
+        program,
+        family.names,
+        grouped.tensors,
+        others=grouped.others,
+        spare=grouped.spare,
+        config=config,
+        where=str(path),
+    )
     return Parts(path, architecture, head, config, program, weights, file, checkpoint.config)
 
 
