@@ -3,10 +3,14 @@
 torchao encodes the MX formats under its four rules; gfloat decodes random blocks of all six; ml_dtypes gives the number
 of every FP8 code; compressed-tensors packs 6-bit elements, decodes NVFP4 and finds the scales of symmetric integers.
 NVFP4's global scale is a power of two here: both programs multiply scales in float32 first, which is exact only then.
+
+A matrix as compressed-tensors' own compressors store it in each of its formats lies beside: FORMAT.safetensors, what
+config.json says of it as FORMAT.json, and the values as FORMAT_values.
 """
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,15 @@ FP8 = {
     "E5M2FNUZ": "float8_e5m2fnuz",
 }
 MULTIPLIER = 2.0**-14
+STORED = {
+    "nvfp4-pack-quantized": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16},
+    "float-quantized": {"num_bits": 8, "type": "float", "strategy": "channel"},
+    "int-quantized": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": False},
+    "mxfp8-quantized": {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32},
+    "mxfp6-pack-quantized": {"num_bits": 6, "type": "float", "strategy": "group", "group_size": 32},
+    "mxfp4-pack-quantized": {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32},
+}
+"""Formats of compressed-tensors, and what their configs say of the weights."""
 
 
 def numbers() -> np.ndarray:
@@ -122,12 +135,47 @@ def compressed_tensors(x: np.ndarray, rng: np.random.Generator) -> dict[str, np.
     return found
 
 
+def stored_matrix(name: str, folder: Path, rng: np.random.Generator) -> np.ndarray:
+    """Write a matrix (24, 64) as compressed-tensors stores it, and return its values by compressed-tensors."""
+    import torch
+    from compressed_tensors.compressors.base import BaseCompressor
+    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme, dequantize
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+    from safetensors.torch import save_file
+
+    settings: dict[str, Any] = dict(STORED[name])
+    if name.startswith("mx"):
+        settings["scale_dtype"] = torch.uint8
+    args = QuantizationArgs(**settings)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    x = torch.from_numpy(rng.standard_normal((24, 64)).astype(np.float32) / 40).clamp(-0.16, 0.16)
+    x[5, 7] = 2688 * MULTIPLIER
+    blocks = x.reshape(24, -1, settings.get("group_size", 64))
+    g = generate_gparam(x.amin(), x.amax()) if name.startswith("nvfp4") else None
+    scale, zero = calculate_qparams(blocks.amin(-1), blocks.amax(-1), args, global_scale=g)
+    state = {"weight": x, "weight_scale": scale, "weight_zero_point": zero}
+    if g is not None:
+        state["weight_global_scale"] = g
+    compressor = BaseCompressor.get_value_from_registry(name)
+    stored = {key: value.detach().contiguous() for key, value in compressor.compress(state, scheme).items()}
+    save_file({f"proj.{key}": value for key, value in stored.items()}, folder / f"{name}.safetensors")
+    config = QuantizationConfig(config_groups={"group_0": scheme}, format=name, ignore=["lm_head"])
+    (folder / f"{name}.json").write_text(json.dumps(json.loads(config.model_dump_json()), indent=1) + "\n")
+    if g is None:
+        return compressor.decompress(dict(stored), scheme)["weight"].detach().float().numpy()
+    elements = unpack_fp4_from_uint8(stored["weight_packed"], 24, 64, dtype=torch.float32)  # by itself in bfloat16
+    wide = stored["weight_scale"].to(torch.float32)
+    return dequantize(elements, wide, args=args, global_scale=g, dtype=torch.float32).numpy()
+
+
 def make_scaled_goldens(folder: Path) -> dict[str, Any]:
     """Write scaled.npz."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(SEED)
     x = numbers()
     arrays = {"x": x, **mx_codes(x), **mx_values(rng), **fp8_values(), **compressed_tensors(x, rng)}
+    arrays |= {f"{name}_values": stored_matrix(name, folder, rng) for name in STORED}
     np.savez_compressed(folder / "scaled.npz", **arrays)
     return {name: version(name) for name in ("torchao", "gfloat", "ml_dtypes", "compressed-tensors")}
 

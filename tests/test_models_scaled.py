@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_cases import GOLDEN
 from numpy.typing import NDArray
 from planted import mutated
-from scaled_cases import same
+from scaled_cases import golden, same
 from tiny_models import Stored, config_of, f32, load, write_stored
 
+from lepton_ref.files import read_safetensors
 from lepton_ref.models import packed, scaled
 from lepton_ref.models.names import WeightsError
-from lepton_ref.models.reader import ConfigError
+from lepton_ref.models.reader import ConfigError, Reader
 from lepton_ref.storage.affine import Affine
 from lepton_ref.storage.encoders.affine import AffineScheme, encode_affine
 from lepton_ref.storage.encoders.fp8 import FP8Scheme, encode_fp8
@@ -210,6 +212,19 @@ def test_a_quantised_folder_gives_the_bits_of_its_decoded_weights(case: str, tmp
 def _names(folder: Path) -> list[str]:
     data = (folder / "model.safetensors").read_bytes()
     return list(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (GOLDEN / "storage_scaled").glob("*.json")))
+def test_a_matrix_that_compressed_tensors_stored_has_its_values(name: str) -> None:
+    file = read_safetensors(GOLDEN / "storage_scaled" / f"{name}.safetensors")
+    settings = json.loads((GOLDEN / "storage_scaled" / f"{name}.json").read_text(encoding="utf-8"))
+    codes = {tensor: (file.refused[tensor], array) for tensor, array in file.codes.items()}
+    others = [*file.integers, *file.refused]
+    found = packed.group(
+        Reader(settings, where=name), file.tensors, file.integers, others=others, where=name, codes=codes
+    )
+    assert (list(found.tensors), found.others) == (["proj.weight"], [])
+    assert same(found.tensors["proj.weight"].decode(), golden()[f"{name}_values"])
 
 
 def test_the_global_scales_of_both_makers_mean_the_same(tmp_path: Path) -> None:
