@@ -29,7 +29,7 @@ from lepton_ref.storage import Dense, RowView
 from lepton_ref.storage.bitstream import pack as pack_words
 from lepton_ref.storage.gptq import GPTQ
 
-IDS = [[1, 5, 9, 22, 60, 3]]
+IDS = [[1, 5, 9, 22, 58, 3]]
 
 
 def gptq(bits: int, **rest: Any) -> dict[str, Any]:
@@ -327,18 +327,31 @@ def test_quantised_activations_are_refused(tmp_path: Path) -> None:
         load(packed)
 
 
-def test_a_packed_matrix_that_the_file_would_hold_transposed_fails_by_name(tmp_path: Path) -> None:
-    """GPT-2 stores (in, out); nobody agrees what a packed one of those is."""
+@pytest.mark.parametrize("kind", ["gptq", "nf4", "int8"])
+def test_packed_matrices_of_gpt2_lie_as_everybody_s(kind: str, tmp_path: Path) -> None:
+    """Dense ones are stored (I, O); AutoGPTQ and transformers turn them before they are packed."""
+    name = "transformer.h.0.mlp.c_fc"
+    packer, config = {
+        "gptq": (gptq_packer(4, 2, "plain"), {**gptq(4, checkpoint_format="gptq_v2"), "group_size": 10}),
+        "nf4": FORMATS["nf4"],
+        "int8": FORMATS["int8"],
+    }[kind]
+    found = packer(np.random.default_rng(0), name, (80, 20))
+    assert found is not None
+    weight, parts = found
 
-    def c_fc(parts: Parts) -> Parts:
-        name = "transformer.h.0.mlp.c_fc"
-        found = gptq_packer(4, 2, "plain")(np.random.default_rng(0), name, (80, 20))
-        assert found is not None
-        weight, packed = found
-        assert weight.shape == (80, 20)
-        return {key: value for key, value in parts.items() if key != f"{name}.weight"} | packed
+    def instead(by: Parts) -> Any:
+        return lambda old: {key: value for key, value in old.items() if key != f"{name}.weight"} | by
 
-    config = {**gptq(4, checkpoint_format="gptq_v2"), "group_size": 10}
-    packed, _ = write(tmp_path, lambda *_: None, config, name="gpt2", change=c_fc)
-    with pytest.raises(WeightsError, match=r"c_fc\.weight: stored \(in, out\) as GPTQ4_v2; only dense"):
-        load(packed)
+    packed, _ = write(tmp_path, lambda *_: None, config, name="gpt2", change=instead(parts))
+    dense, _ = write(
+        tmp_path / "dense", lambda *_: None, {}, name="gpt2",
+        change=instead({f"{name}.weight": stored(np.ascontiguousarray(weight.decode().T))}),
+    )  # fmt: skip
+    np.testing.assert_array_equal(load(packed).forward(IDS), load(dense).forward(IDS))
+    if kind != "gptq":  # whose group size would not fit either
+        wrong = packer(np.random.default_rng(0), name, (20, 80))
+        assert wrong is not None
+        packed, _ = write(tmp_path / "turned", lambda *_: None, config, name="gpt2", change=instead(wrong[1]))
+        with pytest.raises(WeightsError, match=r"c_fc\.weight: shape is \(20, 80\), but the config needs \(80, 20\)"):
+            load(packed)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.models.program import Program
 from lepton_ref.storage import Dense, RowView, Weight
+from lepton_ref.storage.packed import Packed
 
 
 class WeightsError(ValueError):
@@ -111,7 +112,7 @@ def bind(
             missing.append(name)
             continue
         bound[weight] = _fit(tensors[name], part, shape, config=config, where=f"{where}: {name}")
-        stored = tensors[name].shape[-1 if part.transpose else 0]
+        stored = tensors[name].shape[-1 if _turned(part, tensors[name]) else 0]
         taken.setdefault(name, [stored]).append(shape[0])
     for name, (stored, *parts) in taken.items():
         if sum(parts) != stored:
@@ -136,8 +137,13 @@ def bind(
     return bound
 
 
+def _turned(part: Part, tensor: Weight) -> bool:
+    """Whether the file holds (I, O). What packs codes turns GPT-2's matrices first: packed ones are (O, I) always."""
+    return part.transpose and not isinstance(tensor, Packed)
+
+
 def _fit(tensor: Weight, part: Part, shape: tuple[int, ...], *, config: object, where: str) -> Weight:
-    if part.transpose and len(tensor.shape) == 2:
+    if _turned(part, tensor) and len(tensor.shape) == 2:
         if not isinstance(tensor, Dense):
             raise WeightsError(f"{where}: stored (in, out) as {tensor.format}; only dense tensors can be transposed")
         tensor = Dense(tensor.array.T, format=tensor.format)
