@@ -125,6 +125,11 @@ def trits(x: Sequence[F]) -> tuple[F, list[int]]:
     return d, [rounded(v * inverse(d)) + 1 for v in x]
 
 
+def q2_0(x: Sequence[F]) -> bytes:
+    d, t = trits(x)
+    return half(d) + bytes(sum(t[j + n] << 2 * n for n in range(4)) for j in range(0, 64, 4))
+
+
 def tq1_0(x: Sequence[F]) -> bytes:
     d, t = trits(x)
     out = []
@@ -179,6 +184,6 @@ def nvfp4(x: Sequence[F]) -> bytes:
 
 
 ENCODERS: dict[str, Callable[[Sequence[F]], bytes]] = {
-    "Q1_0": q1_0, "Q4_0": q4_0, "Q4_1": q4_1, "Q5_0": q5_0, "Q5_1": q5_1, "Q8_0": q8_0, "Q8_1": q8_1, "Q8_K": q8_k,
-    "TQ1_0": tq1_0, "TQ2_0": tq2_0, "MXFP4": mxfp4, "NVFP4": nvfp4,
+    "Q1_0": q1_0, "Q2_0": q2_0, "Q4_0": q4_0, "Q4_1": q4_1, "Q5_0": q5_0, "Q5_1": q5_1, "Q8_0": q8_0, "Q8_1": q8_1,
+    "Q8_K": q8_k, "TQ1_0": tq1_0, "TQ2_0": tq2_0, "MXFP4": mxfp4, "NVFP4": nvfp4,
 }  # fmt: skip

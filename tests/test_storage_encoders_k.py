@@ -75,7 +75,7 @@ def check_against_ggml(name: str, encoder: Encode) -> None:
     for which, weights in cases:
         measure = np.ones_like(x) if weights is None else weights
         ours, theirs = encoder(x, weights), g[f"{name}_{which}"]
-        for rows in (slice(0, 4), slice(4, 7), slice(0, 8)):
+        for rows in (slice(0, 3), slice(3, 5), slice(0, 6)):
             assert error(name, x[rows], ours[rows], measure[rows]) <= error(name, x[rows], theirs[rows], measure[rows])
 
 

@@ -43,7 +43,7 @@ def check_against_ggml(name: str, encoder: Encode) -> None:
     for weights in (given_, used):
         ours = np.square(away(name, x, encoder(x, weights)))
         other = np.square(away(name, x, theirs))
-        for rows in (slice(0, 4), slice(4, 7), slice(0, 8)):
+        for rows in (slice(0, 3), slice(3, 5), slice(0, 6)):
             assert (weights * ours)[rows].sum() <= (weights * other)[rows].sum()
 
 

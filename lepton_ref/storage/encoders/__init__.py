@@ -26,6 +26,7 @@ Encoder: TypeAlias = Callable[[Floats, Floats | None], NDArray[np.uint8]]
 ENCODERS: Mapping[str, Encoder] = MappingProxyType(
     {
         "Q1_0": legacy.encode_q1_0,
+        "Q2_0": legacy.encode_q2_0,
         "Q4_0": legacy.encode_q4_0,
         "Q4_1": legacy.encode_q4_1,
         "Q5_0": legacy.encode_q5_0,

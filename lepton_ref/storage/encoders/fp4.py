@@ -27,12 +27,11 @@ DOUBLED = (0, 1, 2, 3, 4, 6, 8, 12)
 def e2m1_codes(x: Floats, half: Floats) -> Bytes:
     """`(..., L), (..., 1) -> (..., L)` the code of the number nearest to x, `half` being half the scale."""
     size = np.abs(x)
-    error, code = size, np.zeros(x.shape, dtype=np.uint8)
+    error, code = size.copy(), np.zeros(x.shape, dtype=np.uint8)
     for j in range(1, 8):
         other = np.abs(np.float32(DOUBLED[j]) * half - size)
-        nearer = other < error
-        code[nearer] = j
-        error = np.where(nearer, other, error)
+        np.copyto(code, np.uint8(j), where=other < error)
+        np.minimum(error, other, out=error)
     return np.where((code > 0) & (x < 0), code | np.uint8(8), code)
 
 

@@ -8,6 +8,7 @@
     Q8_1   Q8_0 beside s = d·Σq
     Q8_K   d = 1/(−127/m), a float32; q = x·(−127/m), half to even; and Σq of every 16
     Q1_0   d = Σ|x|/128, the sum taken in order; q = 1 where x ≥ 0          value ±d
+    Q2_0   d = amax         q = x·(1/d), half away from zero, plus 1        value d·(q − 1): 2d is never used
 
 amax is the largest |x|, m the first x of that size. Every operation is one of float32's, and q comes from the float32
 d; fp16 d, m and s are rounded from float32 when they are stored. 1/d of d = 0 is 0. Where 1/d overflows C leaves the
@@ -143,3 +144,12 @@ def encode_q1_0(x: Floats, weights: Floats | None) -> Bytes:
     """`(N, 128) -> (N, 18)`."""
     total: Floats = np.add.accumulate(np.abs(x), axis=1)[:, -1:]  # in order, as a loop adds
     return np.concatenate([_half(total / np.float32(128)), np.packbits(x >= 0, axis=1, bitorder="little")], axis=1)
+
+
+def encode_q2_0(x: Floats, weights: Floats | None) -> Bytes:
+    """`(N, 64) -> (N, 18)`."""
+    d = np.max(np.abs(x), axis=1, keepdims=True)
+    t = half_away(x * inverse(d))
+    q = (np.where(np.isfinite(t), t, np.float32(-1)) + np.float32(1)).astype(np.uint8).reshape(-1, 16, 4)
+    packed: Bytes = np.bitwise_or.reduce(q << np.array([0, 2, 4, 6], dtype=np.uint8), axis=2)
+    return np.concatenate([_half(d), packed], axis=1)
