@@ -37,7 +37,7 @@ from lepton_ref.golden import ggml_peer
 from lepton_ref.storage import FORMATS, decode, encode
 
 GROUPS = {"Q2_K": 16, "Q3_K": 16, "Q4_K": 32, "Q5_K": 32, "Q6_K": 16}
-EXACT = ("Q1_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q8_K", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4")
+EXACT = ("Q1_0", "Q2_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q8_1", "Q8_K", "TQ1_0", "TQ2_0", "MXFP4", "NVFP4")
 MEASURES = ("all", "own", "ones", "given", "used")
 
 
