@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted import mutated
 
+from lepton_ref.audit.formula import evaluate
 from lepton_ref.storage import Dense, RowView, Weight, awq, bitstream, gptq, pack_quantized
 from lepton_ref.storage.awq import AWQ, pack_awq
 from lepton_ref.storage.bitstream import pack, pick, places, unpack, words_for
@@ -321,8 +323,7 @@ def test_read_names_the_bits_that_the_value_depends_on(weight: Packed) -> None:
             assert sum(bits) == part.code
             assert part.name in weight.tensors
             value[part.name] = part.value
-        q = value.get("q", value.get("u", 0.0)) - (2 ** (getattr(weight, "bits", 1) - 1) if "u" in value else 0)
-        assert value["s"] * (q - value["z"]) == weight.unrounded(np.array([row]))[0, column]
+        assert evaluate(weight.formula, value) == Fraction(weight.unrounded(np.array([row]))[0, column])
     for row, column in ((16, 0), (-1, 0), (0, weight.shape[1])):
         with pytest.raises(ValueError, match=r"no element \("):
             weight.read(row, column)

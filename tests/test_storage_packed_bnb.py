@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted import mutated
 
+from lepton_ref.audit.formula import evaluate
 from lepton_ref.plain.formats import round_to
 from lepton_ref.storage import Dense, RowView, bnb4, bnb8
 from lepton_ref.storage.bnb4 import TABLES, BitsAndBytes4, Nested
@@ -274,9 +275,10 @@ def test_rows_take_and_views_agree(shape: tuple[int, int], nested: bool) -> None
         assert set(parts) == set(weight.tensors)
         byte, low = (row * shape[1] + column) // 2, 0 if (row * shape[1] + column) % 2 else 4
         assert parts["q"].where == (bnb4.Bits(byte, low, 4),)
-        assert parts["q"].value * parts["a"].value == pytest.approx(
-            weight.unrounded(np.array([row]))[0, column], rel=2**-50
-        )
+        scale = parts["c"].value * parts["m"].value + parts["offset"].value if nested else parts["a"].value
+        assert parts["q"].value * scale == weight.unrounded(np.array([row]))[0, column]
+        exact_value = evaluate(weight.formula, {name: part.value for name, part in parts.items()})
+        assert exact_value == exact(weight, row * shape[1] + column)
     with pytest.raises(ValueError, match=r"no element \(9, 0\)"):
         weight.read(9, 0)
 

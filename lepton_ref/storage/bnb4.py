@@ -46,6 +46,14 @@ FP4 = (
 TABLES = {"nf4": NF4, "fp4": FP4}
 """quant_type → the table, each number rounded to float32 in files."""
 
+NESTED_TENSORS = {
+    "q": "weight",
+    "c": "weight.absmax",
+    "m": "weight.nested_absmax",
+    "offset": "weight.quant_state",
+}
+"""Part of a doubly quantised element → its tensor; the offset is a number in JSON."""
+
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -83,6 +91,15 @@ class Nested:
         product = self.table.array[self.codes[blocks]].astype(np.float64)
         return product * self.absmax.array[blocks // self.blocksize].astype(np.float64) + self.offset
 
+    def read(self, block: int) -> tuple[Part, ...]:
+        """The parts of one block's scale, A[c]·m + offset."""
+        c, number = int(self.codes[block]), block // self.blocksize
+        return (
+            Part("c", (Bits(block, 0, 8),), c, float(self.table.array[c])),
+            stored_number("m", self.absmax.array, number, float(self.absmax.array[number])),
+            Part("offset", (), 0, self.offset),
+        )
+
     def exact(self, block: int) -> Fraction:
         """The scale of one block, all of whose parts must be finite."""
         factor, scale = self.table.array[self.codes[block]], self.absmax.array[block // self.blocksize]
@@ -104,9 +121,6 @@ class BitsAndBytes4(Packed):
         ValueError: a tensor of another dtype or length, an unknown kind or block size, or both or neither of absmax and
             nested.
     """
-
-    formula = "T[q]·a"
-    tensors = {"q": "weight", "a": "weight.absmax"}  # noqa: RUF012 - a constant mapping
 
     def __init__(
         self,
@@ -142,6 +156,8 @@ class BitsAndBytes4(Packed):
         self.absmax, self.nested, self.blocksize, self.kind = absmax, nested, blocksize, kind
         self.table = np.array(TABLES[kind], dtype=np.float32)
         self.format = kind.upper() + ("" if nested is None else "_DQ")
+        self.formula = "T[q]·a" if nested is None else "T[q]·(A[c]·m + offset)"
+        self.tensors = {"q": "weight", "a": "weight.absmax"} if nested is None else NESTED_TENSORS
         self.shape = (int(shape[0]), int(shape[1]))
         scales = nested.nbytes if nested is not None else absmax.nbytes if absmax is not None else 0
         self.nbytes = packed.nbytes + 4 * len(self.table) + scales
@@ -191,7 +207,7 @@ class BitsAndBytes4(Packed):
         return rounded
 
     def read(self, row: int, column: int, /) -> tuple[Part, ...]:
-        """Code and scale of one element; the code's value is T[q], a nested scale's is rounded to float64."""
+        """Code and scale of one element; a code's value is what it stands for in its table."""
         self._require_element(row, column)
         e = row * self.shape[1] + column
         low = 0 if e % 2 else 4
@@ -201,5 +217,4 @@ class BitsAndBytes4(Packed):
         if self.absmax is not None:
             return code, stored_number("a", self.absmax.array, block, float(self.absmax.array[block]))
         assert self.nested is not None
-        scale = float(self.nested.scales(np.array([block]))[0])
-        return code, Part("a", (Bits(block, 0, 8),), int(self.nested.codes[block]), scale)
+        return code, *self.nested.read(block)

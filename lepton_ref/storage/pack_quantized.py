@@ -47,7 +47,6 @@ class PackQuantized(Packed):
             group that is not there.
     """
 
-    formula = "s·(u − 2^(b−1) − z)"
     tensors = {  # noqa: RUF012 - a constant mapping
         "s": "weight_scale",
         "u": "weight_packed",
@@ -83,6 +82,7 @@ class PackQuantized(Packed):
         if zero_point is not None:
             self._require_zeros(zero_point, groups)
         self.format = f"PACKED{bits}"
+        self.formula = f"s·(u − {1 << (bits - 1)}{'' if zero_point is None else ' − z'})"
         extra = sum(part.nbytes for part in (zero_point, g_idx) if part is not None)
         self.nbytes = packed.nbytes + scale.nbytes + extra
 

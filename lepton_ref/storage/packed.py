@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,12 @@ class Packed(Weight):
     """A matrix (O, I) in several tensors of a file.
 
     Attributes:
-        formula: an element's value in terms of its parts, such as "s·(q − z)".
-        tensors: a part of the formula → the tensor whose bytes hold it; `read` counts bytes from that tensor's start.
+        formula: an element's value in terms of its parts, such as "s·(q − z)"; T[q] is the part q's value.
+        tensors: a part → the tensor whose bytes hold it; `read` counts bytes from that tensor's start.
     """
 
-    formula: ClassVar[str]
-    tensors: ClassVar[Mapping[str, str]]
+    formula: str
+    tensors: Mapping[str, str]
 
     def rows(self, start: int, stop: int, /) -> HostArray:
         """`(stop - start, I)` float32, the closed form rounded once."""
