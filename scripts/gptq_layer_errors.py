@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lepton_ref
-from lepton_ref.compress.calibrate import calibrate, matrix_of
+from lepton_ref.compress.calibration import calibrate, matrix_of
 from lepton_ref.compress.gptq import gptq
 from lepton_ref.compress.grid import Coded, Grid, round_to_nearest
 from lepton_ref.compress.hessian import layer_error

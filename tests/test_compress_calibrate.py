@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from planted import mutated
 from tiny_models import load
 
-from lepton_ref.compress import calibrate as calibrate_page
+from lepton_ref.compress import calibration as calibration_page
 from lepton_ref.compress import imatrix as imatrix_page
 from lepton_ref.compress.activations import corpus, groups, stream
-from lepton_ref.compress.calibrate import calibrate
+from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.imatrix import Entry, ImportanceMatrix, read_imatrix, write_imatrix
 from lepton_ref.compress.intervals import METHODS, choose_interval, divergence, squared_error
 from lepton_ref.compress.statistics import Histogram, channels, histogram
@@ -331,5 +331,5 @@ def test_a_wrong_legacy_file_is_seen(tmp_path: Path, text: str, bug: str) -> Non
 
 
 def test_a_calibration_of_another_layer_is_seen() -> None:
-    wrong = mutated(calibrate_page, "one = channels(seen.sequences)", "one = channels(seen.sequences[:1])")
+    wrong = mutated(calibration_page, "one = channels(seen.sequences)", "one = channels(seen.sequences[:1])")
     assert wrong.calibrate(load(LLAMA), IDS).imatrix().entries["blk.0.attn_q.weight"].counts.tolist() != [8]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from types import ModuleType
@@ -289,3 +292,29 @@ def test_a_hessian_that_is_not_symmetrised_is_seen() -> None:
     assert not np.array_equal(wrong.gram(x), wrong.gram(x).T)
     with pytest.raises(ValueError, match="not symmetric"):
         hessian_page.require_hessian(wrong.gram(x))
+
+
+# --- the same bytes on any machine's BLAS --------------------------------------------------------------------------
+
+HASH = """
+import hashlib
+import numpy as np
+from lepton_ref.compress.gptq import gptq
+from lepton_ref.compress.grid import Grid
+from lepton_ref.compress.hessian import hessian
+rng = np.random.default_rng(0)
+x = (rng.standard_normal((700, 192)) @ rng.standard_normal((192, 192))).astype(np.float32)
+coded = gptq(rng.standard_normal((64, 192)), hessian([x]), Grid(4, 64), act_order=True, scales="least_squares")
+found = hessian([x]).tobytes() + coded.codes.tobytes() + coded.scales.tobytes()
+print(hashlib.sha256(found).hexdigest(), float(coded.objective).hex())
+"""
+
+
+def test_threads_and_kernels_of_blas_change_nothing() -> None:
+    hashes = set()
+    for setting in ({"OPENBLAS_NUM_THREADS": "1"}, {"OPENBLAS_NUM_THREADS": "4"}, {"OPENBLAS_CORETYPE": "Haswell"}):
+        done = subprocess.run(
+            [sys.executable, "-c", HASH], env={**os.environ, **setting}, capture_output=True, text=True, check=True
+        )
+        hashes.add(done.stdout)
+    assert len(hashes) == 1

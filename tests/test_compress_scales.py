@@ -23,7 +23,7 @@ from lepton_ref.compress import fold as fold_page
 from lepton_ref.compress import grid as grid_page
 from lepton_ref.compress.activations import groups
 from lepton_ref.compress.awq import powers, search_scales
-from lepton_ref.compress.calibrate import calibrate
+from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.fold import fold
 from lepton_ref.compress.grid import SCALES, Grid, fit, round_to_nearest
 from lepton_ref.compress.hessian import hessian, layer_error

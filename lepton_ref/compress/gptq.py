@@ -116,7 +116,7 @@ def gptq(
     follow: bool = False,
     importance: NDArray[np.floating] | None = None,
 ) -> Coded:
-    """`(O, I), (I, I) -> codes` in an affine grid.
+    """`(O, I), (I, I) -> codes` in an affine grid. Rows are independent: those of several weights can be one matrix.
 
     Args:
         w: the weight.
