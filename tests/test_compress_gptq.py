@@ -131,6 +131,27 @@ def test_a_diagonal_hessian_is_rounding_to_nearest(seed: int, symmetric: bool, a
     np.testing.assert_array_equal(got.decode(), want.decode())
 
 
+NF4 = np.array(
+    [-1.0, -0.696, -0.525, -0.395, -0.284, -0.185, -0.091, 0, 0.08, 0.161, 0.246, 0.338, 0.441, 0.563, 0.723, 1.0]
+)
+
+
+def codebook(column: int, wanted: Reals) -> tuple[NDArray[np.uint8], Reals]:
+    """The nearest of sixteen numbers that lie unevenly, scaled by 3."""
+    codes = np.abs(wanted[:, None] - 3 * NF4).argmin(axis=1)
+    return codes.astype(np.uint8), 3 * NF4[codes]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_codebook_will_do(seed: int) -> None:
+    w, h = drawn(seed, inputs=32, tokens=100)
+    plain = np.stack([codebook(j, w[:, j])[1] for j in range(32)], axis=1)
+    alone = feed_back(w, np.diag(np.diag(h)), codebook)
+    np.testing.assert_array_equal(alone.values, plain)
+    np.testing.assert_array_equal(3 * NF4[alone.codes], plain)
+    assert layer_error(w - feed_back(w, damped(h, 0.01), codebook).values, h) < layer_error(w - plain, h)
+
+
 def block_makes_no_difference(page: ModuleType, seed: int) -> bool:
     h, _, _ = integers(seed, 9)
     w = np.random.default_rng(seed).integers(-40, 40, (3, 9)) / 8

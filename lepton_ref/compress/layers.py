@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.compress.activations import Progress, Seen
+from lepton_ref.compress.activations import Progress, Seen, stream
 from lepton_ref.compress.awq import search_scales
 from lepton_ref.compress.calibration import Calibration, matrix_of
 from lepton_ref.compress.fold import fold
 from lepton_ref.compress.grid import Coded, Grid, round_to_nearest
+from lepton_ref.compress.hessian import hessian
 from lepton_ref.compress.quantise import grid_of, quantise_weight
+from lepton_ref.compress.statistics import channels
 from lepton_ref.compress.stored import affine_of
 from lepton_ref.models.program import Program
 from lepton_ref.storage import Weight
@@ -63,13 +65,16 @@ def quantise_layers(
         return _by_awq(seen, format, wanted, progress, **how)
     weights: dict[str, Weight] = dict(seen.model.parts.weights)
     out: dict[str, Weight] = {}
-    for group, h in seen.hessians(weights=weights if sequential else None, progress=progress):
+    for group in stream(seen.model, seen.over, weights=weights if sequential else None, progress=progress):
         names = [name for name in dict.fromkeys(map(matrix_of, group.ops)) if name in wanted]
         if not names:
             continue
         arrays = [weights[name].decode() for name in names]
-        known: dict[str, Any] = {"hessian": h} if method == "gptq" else {"importance": np.diag(h)}
-        done = quantise_weight(np.concatenate(arrays), format, method=method, **known, **how)
+        if method == "gptq":
+            how["hessian"] = hessian(group.sequences)
+        else:
+            how["importance"] = channels(group.sequences).importance
+        done = quantise_weight(np.concatenate(arrays), format, method=method, **how)
         assert done.coded is not None, "a grid was asked for"
         found = dict(zip(names, map(affine_of, _apart(done.coded, list(map(len, arrays)))), strict=True))
         out.update(found)
