@@ -26,6 +26,7 @@ from lepton_ref.compress.intervals import METHODS, choose_interval, divergence, 
 from lepton_ref.compress.statistics import Histogram, channels, histogram
 from lepton_ref.files import FileFormatError
 from lepton_ref.storage import Dense
+from lepton_ref.storage.encoders.affine import AffineScheme, encode_affine
 
 LLAMA = GOLDEN / "tiny" / "llama"
 IDS = [[1, 2, 3, 4, 5], [7, 8, 9]]
@@ -162,6 +163,18 @@ def test_the_interval_holds_zero_and_is_no_worse_than_the_whole(
     if method in ("mse", "entropy"):
         loss = squared_error if method == "mse" else divergence
         assert loss(seen, (low, high), 2**bits) <= loss(seen, whole, 2**bits)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_affine_encoder_takes_the_interval(method: str) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    low, high = choose_interval(histogram([x], channels([x])), method, bits=8)
+    interval = tuple(np.full((1, 1), end, dtype=np.float32) for end in (low, high))
+    scheme = AffineScheme(bits=8, per="tensor", symmetric=False)
+    values = encode_affine(x, scheme=scheme, interval=(interval[0], interval[1])).decode()
+    step = (high - low) / 255
+    # half a step by the code, half by the zero point, which moves the ends, and 256 codes of a scale in float32
+    assert (np.abs(values - np.clip(x, low, high)) <= (1 + 2.0**-15) * step).all()
 
 
 def test_divergence_from_itself_is_zero() -> None:

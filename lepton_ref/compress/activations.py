@@ -23,6 +23,7 @@ from lepton_ref.interface import Array, HostArray
 from lepton_ref.models.execute import HANDLERS, Run
 from lepton_ref.models.inputs import make_batch
 from lepton_ref.models.program import Op, Program
+from lepton_ref.numerics.philox import random_bits
 from lepton_ref.ops.base import silence
 from lepton_ref.storage import Weight
 
@@ -92,7 +93,8 @@ def corpus(ids: Any, /, *, length: int = LENGTH, samples: int | None = None, see
     if samples is not None and seed is not None:
         if not 1 <= samples <= len(found):
             raise ValueError(f"samples={samples} of {len(found)} sequences; give 1 to {len(found)}")
-        chosen = np.sort(np.random.Generator(np.random.Philox(seed)).permutation(len(found))[:samples])
+        drawn = random_bits(seed, np.arange(len(found), dtype=np.uint64), np.zeros(len(found), dtype=np.uint64))
+        chosen = np.sort(np.argsort(drawn, kind="stable")[:samples])  # the same with every version of NumPy
         found = [found[number] for number in chosen]
     digest = hashlib.sha256()
     for row in found:

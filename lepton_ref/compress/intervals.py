@@ -8,8 +8,8 @@ r"""Which interval [lo, hi] an affine code of activations covers: four ways to c
                 the ends, from what the code keeps of it (Migacz, 8-bit inference with TensorRT, 2017)
 
 All intervals contain 0, which a code must hold exactly: padding and masked products rest on it. Of equal candidates the
-widest is chosen. Q has 2^bits levels from lo to hi. Logarithms are the package's own double-double ones, the sums are
-in order of the bins: the interval is the same on every machine.
+widest is chosen. Q has 2^bits levels from lo to hi, which are float32 numbers. Logarithms are the package's own
+double-double ones, the sums are in order of the bins: the interval is the same on every machine.
 """
 
 from __future__ import annotations
@@ -68,7 +68,12 @@ def _whole(low: float, high: float, symmetric: bool) -> Interval:
     if symmetric:
         high = max(-low, high)
         low = -high
-    return low, high
+    return _float32(low, high)
+
+
+def _float32(low: float, high: float) -> Interval:
+    """Rounded to float32, in which scales and zero points are made from an interval."""
+    return float(np.float32(low)), float(np.float32(high))
 
 
 def _percentile(seen: Histogram, percentile: float) -> Interval:
@@ -88,7 +93,9 @@ def _search(
     best, found = math.inf, whole
     largest = max(-whole[0], whole[1])
     for step in range(STEPS, 0, -1):
-        tried = max(whole[0], -largest * step / STEPS), min(whole[1], largest * step / STEPS)
+        tried = _float32(max(whole[0], -largest * step / STEPS), min(whole[1], largest * step / STEPS))
+        if not tried[0] < tried[1]:
+            break
         value = loss(seen, tried, levels)
         if value < best:
             best, found = value, tried
