@@ -148,10 +148,11 @@ def test_hqq_is_no_worse_in_its_own_measure(seed: int, bits: int, whole: bool) -
     assert (got <= plain * (1 + 16 * 2.0**-52)).all()
 
 
-def test_hqq_is_better_on_fixed_seeds() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_hqq_is_better_on_fixed_seeds(whole: bool) -> None:
     for seed in range(5):
-        w = np.random.default_rng(seed).standard_t(3, (8, 128))
-        got, plain = (np.abs(w - c.decode()).sum() for c in (hqq(w, Grid(3, 64)), round_to_nearest(w, Grid(3, 64))))
+        w, grid = np.random.default_rng(seed).standard_t(3, (8, 128)), Grid(3, 64)
+        got, plain = (np.abs(w - c.decode()).sum() for c in (hqq(w, grid, whole=whole), round_to_nearest(w, grid)))
         assert got < 0.99 * plain
 
 

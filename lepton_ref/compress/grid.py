@@ -157,7 +157,9 @@ def fit(w: Reals, grid: Grid, /, *, how: str = "minmax", importance: Reals | Non
     for _ in range(rounds):
         q = grid.codes(columns, scale, zero) - zero
         top, bottom = _sum(h * columns * q), _sum(h * q * q)
-        tried_scale = _stored(np.where((bottom > 0) & (top > 0), top / np.where(bottom > 0, bottom, 1.0), scale), grid)
+        tried_scale = stored_scales(
+            np.where((bottom > 0) & (top > 0), top / np.where(bottom > 0, bottom, 1.0), scale), grid
+        )
         scale, zero, error, won = _better(columns, h, grid, (scale, zero, error), (tried_scale, zero))
         if not won:
             break
@@ -168,14 +170,18 @@ def _ranged(columns: Reals, grid: Grid, share: float) -> tuple[Reals, Reals]:
     """(length, N) -> scales and zeros that cover so much of each group's range."""
     low, high = np.minimum(columns.min(axis=0), 0.0) * share, np.maximum(columns.max(axis=0), 0.0) * share
     if grid.symmetric:
-        scale = _stored(2 * np.maximum(-low, high) / grid.last, grid)
+        scale = stored_scales(2 * np.maximum(-low, high) / grid.last, grid)
         return scale, np.full_like(scale, 2.0 ** (grid.bits - 1))
-    scale = _stored((high - low) / grid.last, grid)
+    scale = stored_scales((high - low) / grid.last, grid)
     return scale, np.clip(np.rint(-low / scale), 0, grid.last)
 
 
-def _stored(scale: Reals, grid: Grid) -> Reals:
-    """Rounded to the stored format; 1 where that is zero, since all codes are then alike."""
+def stored_scales(scale: Reals, grid: Grid, /) -> Reals:
+    """`(...) -> (...)` rounded to the stored format; 1 where that is zero, since all codes are then alike.
+
+    Raises:
+        ValueError: a scale beyond the format.
+    """
     rounded = round_array(scale, grid.stored)
     if not np.isfinite(rounded).all():
         raise ValueError(

@@ -3,12 +3,12 @@ r"""Half-quadratic quantisation (Badri and Shaji 2023): zero points that fit mos
     min over z, e of  ‖e‖_p^p + β/2·‖W − s·(Q − z) − e‖²,   Q = codes of W/s + z,   p = 0.7
 
 by turns: e ← shrink(W − s·(Q − z)), sign(x)·max(0, |x| − |x|^(p−1)/β); z ← the mean over the group of Q − (W − e)/s;
-β ← 1.01·β. s stays that of the range. It needs no activations. It stops when the mean of |W − s·(Q − z)|, over all
-groups of a row, no longer falls, and keeps the best z of each row; so it is never worse there than rounding to nearest.
+β ← 1.01·β. s stays that of the range, z is rounded to float16. It needs no activations. Each group keeps the best of
+what it passes by Σ |W − s·(Q − z)|, and all stop when none gets better: never worse there than rounding to nearest.
 
-Zero points are rounded to float16, and are whole numbers where the storage needs it (`whole`): then what is chosen is
-the best of the whole numbers passed on the way. |x|^(p−1) is e^((p−1)·ln |x|) by the package's own functions, so that
-the zero points are the same on every machine.
+Where the storage needs whole zero points (`whole`), rounding z leaves nothing to gain, and the scale is what moves:
+s ← Σ (W − e)·(Q − z)/Σ (Q − z)², the other half-quadratic step, then z rounded. |x|^(p−1) is e^((p−1)·ln |x|) by the
+package's own functions, so that the result is the same on every machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.compress.grid import Coded, Grid, fit, matrix
+from lepton_ref.compress.grid import Coded, Grid, fit, matrix, stored_scales
 from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.double_functions import exp, log
 from lepton_ref.numerics.formats import round_array
@@ -52,7 +52,7 @@ def hqq(
     rounds: int = ROUNDS,
     whole: bool = False,
 ) -> Coded:
-    """`(O, I) -> codes` with the scales of the range and zero points from the procedure.
+    """`(O, I) -> codes` with scales and zero points from the procedure.
 
     Args:
         w: the weight.
@@ -73,22 +73,32 @@ def hqq(
         raise ValueError(f"norm={norm}, beta={beta}, rounds={rounds}; give 0 < norm ≤ 1, beta > 0, rounds ≥ 1")
     groups = np.ascontiguousarray(w64.reshape(-1, length).T)
     scale, zero = fit(np.ascontiguousarray(groups.T), grid)
-    best, error = zero, _error(groups, grid, scale, zero)
+    best, error = (scale, zero), _error(groups, grid, scale, zero)
     for _ in range(rounds):
         q = grid.codes(groups, scale, zero)
-        away = groups - scale * (q - zero)
-        wanted = np.add.reduce(q - (groups - shrink(away, beta, norm)) / scale, axis=0) / length
+        target = groups - shrink(groups - scale * (q - zero), beta, norm)
+        if whole:
+            scale = _least_squares(target, q - zero, scale, grid)
+        wanted = np.add.reduce(q - target / scale, axis=0) / length
         zero = np.clip(np.rint(wanted), 0, grid.last) if whole else round_array(wanted, "fp16")
         tried = _error(groups, grid, scale, zero)
         better = tried < error
         if not better.any():
             break
-        best, error = np.where(better, zero, best), np.where(better, tried, error)
+        best = np.where(better, scale, best[0]), np.where(better, zero, best[1])
+        error = np.where(better, tried, error)
         beta *= GROWTH
-    codes = grid.codes(groups, scale, best)
+    codes = grid.codes(groups, *best)
     shape = (len(w64), w64.shape[1] // length)
     columns = np.ascontiguousarray(codes.T).reshape(w64.shape).astype(np.uint8)
-    return Coded(grid, columns, scale.reshape(shape), best.reshape(shape))
+    return Coded(grid, columns, best[0].reshape(shape), best[1].reshape(shape))
+
+
+def _least_squares(target: Reals, steps: Reals, scale: Reals, grid: Grid) -> Reals:
+    """(length, N), (length, N) -> (N): the scale by which the steps are nearest to the target, where it is positive."""
+    top, bottom = np.add.reduce(target * steps, axis=0), np.add.reduce(steps * steps, axis=0)
+    some = (top > 0) & (bottom > 0)
+    return stored_scales(np.where(some, top / np.where(some, bottom, 1.0), scale), grid)
 
 
 def _error(groups: Reals, grid: Grid, scale: Reals, zero: Reals) -> Reals:
