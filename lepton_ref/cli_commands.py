@@ -124,10 +124,15 @@ def _ids(model: Model, args: argparse.Namespace) -> list[int]:
         raise ValueError("give a prompt or --ids, one of them")
     if args.ids is None:
         return text_ids(model, args.prompt, "the prompt")
+    return to_ids(model, args.ids)
+
+
+def to_ids(model: Model, words: str) -> list[int]:
+    """The token ids of `--ids`."""
     try:
-        ids = [int(word) for word in args.ids.split(",")]
+        ids = [int(word) for word in words.split(",")]
     except ValueError as error:
-        raise ValueError(f"--ids takes integers between commas, got {args.ids!r}") from error
+        raise ValueError(f"--ids takes integers between commas, got {words!r}") from error
     vocab_size = model.config.vocab_size
     for index in ids:
         if not 0 <= index < vocab_size:
@@ -173,13 +178,14 @@ def embed(args: argparse.Namespace) -> None:
 
 def perplexity(args: argparse.Namespace) -> None:
     """Perplexity of a text file."""
-    text = _page(args.file)
+    text = page(args.file)
     found = _open(args).perplexity(text, window=args.window, stride=args.stride, progress=not args.json)
     rows = {"perplexity": found.value, "nll": found.nll, "tokens": found.tokens}
     facts({**rows, "window": found.window, "stride": found.stride}, as_json=args.json)
 
 
-def _page(path: Path) -> str:
+def page(path: Path) -> str:
+    """A text file in UTF-8."""
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; give a text file in UTF-8")
     if path.is_dir():

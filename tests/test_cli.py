@@ -23,7 +23,10 @@ from lepton_ref import Model, __version__, cli, cli_report
 from lepton_ref.runtime import decoding
 
 TINY = golden_cases.GOLDEN / "tiny"
-COMMANDS = ("info", "run", "chat", "logits", "embed", "perplexity", "backends", "conformance")
+COMMANDS = (
+    *("info", "run", "chat", "logits", "embed", "perplexity", "backends", "conformance"),
+    *("quantize", "explain", "lint", "compare"),
+)
 Told = Callable[..., tuple[int, str, str]]
 
 

@@ -1,0 +1,91 @@
+"""`lepton-ref compare A B`: two models' weights, and with a text what their layers give and what they predict."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lepton_ref.cli_commands import page, to_ids
+from lepton_ref.cli_progress import progress
+from lepton_ref.cli_report import facts, records, to_json
+from lepton_ref.runtime.find import find
+from lepton_ref.runtime.load import load
+from lepton_ref.runtime.prompts import text_ids
+
+if TYPE_CHECKING:
+    from lepton_ref.audit.compare import Difference, Predictions
+    from lepton_ref.runtime.model import Model
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Two models side by side."""
+    from lepton_ref.audit.compare import by_layer, compare_weights
+    from lepton_ref.audit.open_file import open_file
+
+    if args.text is not None and args.ids is not None:
+        raise ValueError("give --text or --ids, one of them")
+    text = None if args.text is None else page(args.text)
+    paths = [find(args.a), find(args.b)]
+    with_text = text is not None or args.ids is not None
+    shown = progress("weights", wanted=not args.json)
+    models: list[Model] = []
+    if with_text or paths[0].is_dir() != paths[1].is_dir():  # a folder and a GGUF name their tensors differently
+        models = [
+            load(path, backend=args.backend, precision=args.precision, threads=args.threads, keep_decoded="auto")
+            for path in paths
+        ]
+        weights = compare_weights(models[0].parts.weights, models[1].parts.weights, progress=shown)
+    else:
+        files = [open_file(path) for path in paths]
+        weights = compare_weights(files[0].tensors, files[1].tensors, progress=shown)
+    report: dict[str, Any] = {"weights": _rows(weights, args), "layers": _rows(by_layer(weights), args)}
+    if with_text:
+        ids = text_ids(models[0], text, "the text") if text is not None else to_ids(models[0], args.ids)
+        report |= _predictions(models, ids, args)
+    if args.json:
+        print(to_json(report))
+        return
+    for title, rows in report.items():
+        print(f"{title}:")
+        records(rows, as_json=False) if isinstance(rows, list) else facts(rows, as_json=False)
+        print()
+
+
+def _rows(found: Sequence[Difference], args: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = [one.row() for one in found]
+    if args.json:
+        return rows
+    return [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+
+
+def _predictions(models: list[Model], ids: list[int], args: argparse.Namespace) -> dict[str, Any]:
+    from lepton_ref.audit.compare import compare_predictions
+
+    found: Predictions = compare_predictions(
+        models[0],
+        models[1],
+        ids,
+        window=args.window,
+        seed=args.seed,
+        progress=progress("outputs", wanted=not args.json),
+    )
+    logits = {
+        "KL(a‖b), nats": found.kl,
+        "95 % interval": [found.kl_low, found.kl_high],
+        "largest KL": found.kl_largest,
+        "top-1 agreement": found.agreement,
+        "positions": found.positions,
+        "protocol": found.protocol,
+    }
+    report: dict[str, Any] = {"outputs of layers": _rows(found.layers, args), "logits": logits}
+    if len(ids) < 2:
+        return report
+    window = max(2, args.window)
+    scores = [model.perplexity(ids, window=window, stride=max(1, window // 2), progress=False) for model in models]
+    how = (
+        f"windows of {scores[0].window} tokens every {scores[0].stride}, each token but the first of the text scored "
+        f"once, {scores[0].tokens} in all, given what its first window shows before it"
+    )
+    values = {"a": scores[0].value, "b": scores[1].value, "b/a": scores[1].value / scores[0].value}
+    return {**report, "perplexity": {**values, "protocol": how}}

@@ -1,0 +1,214 @@
+"""quantize, explain, lint and compare on the command line: what they print, exit codes, refusals in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import load
+from wide_model import wide_gguf, wide_tensors
+
+from lepton_ref import cli, cli_progress
+from lepton_ref.compress.imatrix import Entry, ImportanceMatrix, write_imatrix
+from lepton_ref.files import read_gguf
+from lepton_ref.storage import encode
+
+Told = Callable[..., tuple[int, str, str]]
+UP = "blk.0.ffn_up.weight"
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return wide_gguf(tmp_path / "in.gguf")
+
+
+# --- quantize ---------------------------------------------------------------------------------------------------------
+
+
+def test_quantize_writes_what_it_says(told: Told, path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+    code, out, error = told("quantize", path, target, "--format", "Q4_0", "--tensor", "blk.*.ffn_up=Q8_0")
+    assert code == 0
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["file"] == str(target)
+    assert lines["formats"] == "Q4_0 ×7, F32 ×3, Q8_0 ×1"
+    assert error.startswith("quantize: 2 of 11\n")
+    file = read_gguf(target)
+    assert file.tensors[UP].format == "Q8_0"
+    raw = file.tensors["blk.0.attn_q.weight"]
+    assert raw.raw.tobytes() == encode("Q4_0", wide_tensors()["blk.0.attn_q.weight"]).tobytes()  # type: ignore[attr-defined]
+    assert load(target).forward([[1, 2]]).shape == (1, 2, 61)
+
+
+def test_quantize_as_json_lists_every_tensor(told: Told, path: Path, tmp_path: Path) -> None:
+    code, out, error = told("quantize", path, tmp_path / "out.gguf", "--recipe", "Q8_0", "--json")
+    found = json.loads(out)
+    assert (code, error) == (0, "")
+    assert found["formats"] == {"Q8_0": 8, "F32": 3}
+    assert [row["tensor"] for row in found["tensors"]] == list(wide_tensors())
+    assert found["bytes"] * 8 / found["weights"] == pytest.approx(found["bits per weight"], abs=1e-4)
+    _, out, _ = told("quantize", path, tmp_path / "b.gguf", "--recipe", "Q8_0", "--list")
+    assert "kept: a vector" in out
+
+
+def test_quantize_takes_an_importance_matrix_and_says_what_it_lacks(told: Told, path: Path, tmp_path: Path) -> None:
+    seen = Entry(np.arange(1.0, 257.0)[None], np.array([4]))
+    write_imatrix(tmp_path / "seen.gguf", ImportanceMatrix({UP: seen}, ("page",), 1, 4))
+    words = ("quantize", path, tmp_path / "out.gguf", "--format", "Q4_K", "--imatrix", tmp_path / "seen.gguf")
+    code, _, error = told(*words)
+    assert code == 0
+    assert "note: no importance for 7 tensors, such as token_embd.weight" in error
+    told("quantize", path, tmp_path / "plain.gguf", "--format", "Q4_K")
+    a, b = (read_gguf(tmp_path / name).tensors[UP].decode() for name in ("out.gguf", "plain.gguf"))
+    error_a, error_b = (((x - wide_tensors()[UP]) ** 2 * np.arange(1.0, 257.0)).sum() for x in (a, b))
+    assert error_a < error_b, "errors where they count are smaller"
+
+
+def test_quantize_says_what_was_in_blocks_before(told: Told, path: Path, tmp_path: Path) -> None:
+    told("quantize", path, tmp_path / "a.gguf", "--format", "Q8_0")
+    _, _, error = told("quantize", tmp_path / "a.gguf", tmp_path / "b.gguf", "--format", "Q4_0")
+    assert "note: 8 tensors were in blocks before, such as token_embd.weight: both errors add up" in error
+
+
+REFUSED = [
+    ((), "give a format or a mixture, one of them; got None and None"),
+    (("--format", "Q9"), "there is no format 'Q9'; known: "),
+    (("--recipe", "Q4"), "unknown recipe 'Q4'; known: "),
+    (("--format", "Q8_0", "--tensor", "blk.*.nothing=Q4_0"), "the pattern 'blk.*.nothing' fits no tensor"),
+    (("--format", "Q8_0", "--tensor", "blk"), "PATTERN=FORMAT"),
+    (("--format", "Q8_0", "--threads", "0"), "threads is 0; give an integer of at least 1"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED)
+def test_quantize_refuses_in_one_line(
+    words: tuple[str, ...], message: str, told: Told, path: Path, tmp_path: Path
+) -> None:
+    code, out, error = told("quantize", path, tmp_path / "out.gguf", *words)
+    assert (code, out) == (2, "")
+    assert error.startswith("lepton-ref: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_quantize_does_not_replace_unasked(told: Told, path: Path) -> None:
+    before = path.read_bytes()
+    code, _, error = told("quantize", path, path, "--format", "Q8_0")
+    assert code == 2
+    assert error == f"lepton-ref: error: {path} exists; give --overwrite to replace it, or choose another name\n"
+    assert path.read_bytes() == before
+    assert told("quantize", path, path, "--format", "Q8_0", "--overwrite")[0] == 0
+    assert read_gguf(path).tensors[UP].format == "Q8_0"
+
+
+# --- explain ----------------------------------------------------------------------------------------------------------
+
+
+def test_explain(told: Told, path: Path) -> None:
+    value = wide_tensors()[UP][3, 7]
+    code, out, error = told("explain", path, UP, 3, 7)
+    assert (code, error) == (0, "")
+    assert out.splitlines()[0] == f"element  {UP} [3, 7] of (256, 256), F32"
+    assert out.splitlines()[-1].startswith(f"float32  {value!s} (0x")
+    found = json.loads(told("explain", path, UP, 3, 7, "--json")[1])
+    assert (found["value"], found["agrees"], found["row"], found["column"]) == (float(value), True, 3, 7)
+    assert path.read_bytes()[found["offset"] : found["offset"] + 4].hex() == found["block"]
+
+
+def test_explain_refuses_in_one_line(told: Told, path: Path) -> None:
+    code, _, error = told("explain", path, "blk.0.ffn_upp.weight", 0, 0)
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"has no tensor 'blk.0.ffn_upp.weight'; near: {UP}" in error
+    code, _, error = told("explain", path, UP, 256, 0)
+    assert code == 2
+    assert "row 256 is outside of blk.0.ffn_up.weight (256, 256); give 0 to 255" in error
+
+
+# --- lint -------------------------------------------------------------------------------------------------------------
+
+
+def test_lint_says_by_its_exit_code_what_it_found(told: Told, path: Path, tmp_path: Path) -> None:
+    code, out, error = told("lint", path)
+    assert (code, out) == (0, "")
+    assert error.endswith("nothing found\n")
+    assert told("lint", path, "--json") == (0, "[]\n", "")
+    dead = wide_gguf(tmp_path / "dead.gguf", blk__0__ffn_up__weight=np.zeros((256, 256), "<f4"))
+    code, out, _ = told("lint", dead)
+    assert code == 1
+    assert "every number is zero" in out
+    assert [row["severity"] for row in json.loads(told("lint", dead, "--json")[1])] == ["error"]
+    (tmp_path / "x.gguf").write_bytes(b"not at all")
+    assert told("lint", tmp_path / "x.gguf")[0] == 2
+
+
+# --- compare ----------------------------------------------------------------------------------------------------------
+
+
+def test_compare_a_file_with_itself_and_with_its_quantised_form(told: Told, path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.gguf"
+    told("quantize", path, target, "--format", "Q4_0")
+    found = json.loads(told("compare", path, path, "--ids", "3,4,5,6", "--json")[1])
+    assert {row["relative"] for rows in (found["weights"], found["layers"]) for row in rows} == {0}
+    assert found["logits"]["KL(a‖b), nats"] == 0
+    assert found["logits"]["top-1 agreement"] == 1
+    assert found["perplexity"]["b/a"] == 1
+    code, out, _ = told("compare", path, target, "--ids", "3,4,5,6", "--window", 3)
+    assert code == 0
+    for text in (
+        "weights:",
+        "layers:",
+        "outputs of layers:",
+        "logits:",
+        "perplexity:",
+        "F32 → Q4_0",
+        "seed 0",
+        "layer 0",
+    ):
+        assert text in out
+    assert "windows of 3 tokens every 1, each token but the first of the text scored once, 3 in all" in out
+
+
+def test_compare_on_a_text(told: Told, path: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.txt"
+    page.write_text("hello abc\n", encoding="utf-8")
+    found = json.loads(told("compare", path, path, "--text", page, "--json")[1])
+    assert found["logits"]["positions"] == len(load(path).tokenizer.encode("hello abc\n"))
+    assert found["perplexity"]["a"] == load(path).perplexity("hello abc\n", window=256, stride=128).value
+    only = json.loads(told("compare", path, path, "--json")[1])
+    assert set(only) == {"weights", "layers"}
+
+
+def test_compare_refuses(told: Told, path: Path, tmp_path: Path) -> None:
+    for words, message in (
+        (("--ids", "1", "--text", tmp_path / "x"), "give --text or --ids, one of them"),
+        (("--text", tmp_path / "none"), "no such file; give a text file"),
+        (("--ids", "1,x"), "--ids takes integers between commas"),
+        (("--ids", "1,99"), "outside the vocabulary of 61"),
+    ):
+        code, _, error = told("compare", path, path, *words)
+        assert code == 2
+        assert message in error
+
+
+# --- how far it has come ----------------------------------------------------------------------------------------------
+
+
+def test_plain_lines_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(number) for number in range(40)]
+    assert list(cli_progress.progress("work", wanted=True)(names)) == names
+    assert capsys.readouterr().err.splitlines() == [f"work: {n} of 40" for n in range(4, 40, 4)]
+    assert list(cli_progress.progress("work", wanted=False)(names)) == names
+    assert capsys.readouterr().err == ""
