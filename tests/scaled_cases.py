@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -11,6 +10,7 @@ import pytest
 from golden_cases import GOLDEN
 from numpy.typing import NDArray
 
+from lepton_ref.audit.explain import explain
 from lepton_ref.plain.formats import FloatFormat, get_format, round_to
 from lepton_ref.storage.scales import FORMATS
 from lepton_ref.storage.tiled import Tiled
@@ -76,7 +76,7 @@ def same(got: NDArray[np.generic], want: object) -> bool:
 
 
 def check_weight(weight: Tiled) -> None:
-    """rows, take, unrounded, operand and decode tell one story, and `read` multiplies out to it."""
+    """rows, take, unrounded, operand and decode tell one story, and what `read` gives makes its value."""
     whole = weight.decode()
     assert whole.dtype == np.float32
     assert whole.shape == weight.shape
@@ -89,29 +89,9 @@ def check_weight(weight: Tiled) -> None:
     for row, column in ((0, 0), (weight.shape[0] - 1, weight.shape[1] - 1), (weight.shape[0] // 2, 5)):
         parts = weight.read(row, column)
         assert set(weight.tensors) >= {part.name for part in parts}
-        with np.errstate(over="ignore"):
-            assert same(
-                np.float32(value_of(weight.formula, {p.name: p.value for p in parts}))[None],
-                whole[row, column : column + 1],
-            )
+        explanation = explain(weight, "w", row, column)
+        assert explanation.agrees, str(explanation)
+        assert same(np.float32(explanation.value)[None], whole[row, column : column + 1])
     for element in ((weight.shape[0], 0), (0, weight.shape[1]), (-1, 0)):
         with pytest.raises(ValueError, match=r"element \(-?\d+, \d+\) of a matrix"):
             weight.read(*element)
-
-
-def value_of(formula: str, part: dict[str, float]) -> float:
-    """A formula of these formats, in float64."""
-    if any(math.isnan(value) for value in part.values()):
-        return math.nan
-    match formula:
-        case "s·q":
-            return part["s"] * part["q"]
-        case "2^(e − 127)·q":
-            return part["e"] * part["q"]
-        case "s·q·G":
-            return part["s"] * part["q"] * part["G"]
-        case "s·q/G":
-            return part["s"] * part["q"] / part["G"]
-        case "s·(q − z)":
-            return part["s"] * (part["q"] - part["z"])
-    raise AssertionError(f"no such formula: {formula}")

@@ -162,7 +162,7 @@ def join(path: Path, headers: list[Header]) -> TensorFile:
     weights: dict[str, Weight] = {}
     integers: dict[str, HostArray] = {}
     refused: dict[str, str] = {}
-    codes: dict[str, HostArray] = {}
+    codes: dict[str, tuple[str, HostArray]] = {}
     errors: dict[str, FileFormatError] = {}
     for header in headers:
         for entry in header.entries:
@@ -177,7 +177,7 @@ def join(path: Path, headers: list[Header]) -> TensorFile:
             else:
                 refused[entry.name] = entry.dtype
                 if entry.dtype.startswith("F8_"):
-                    codes[entry.name] = _array(header, entry, np.dtype("u1"))
+                    codes[entry.name] = (entry.dtype, _array(header, entry, np.dtype("u1")))
             value = f"is stored as {entry.dtype}"
             errors[entry.name] = FileFormatError(header.path, f"tensor {shown(entry.name)}", value, remedy)
     return TensorFile(

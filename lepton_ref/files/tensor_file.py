@@ -57,7 +57,7 @@ class TensorFile:
         nbytes: the size of the file or files.
         integers: tensors of integers or booleans, which are no weights, as read-only arrays.
         refused: tensors whose type cannot be decoded, name → type. Asking `tensors` for one raises.
-        codes: those of them that are small floats of a byte each, such as F8_E4M3, as read-only arrays of uint8.
+        codes: those of them that are small floats of a byte each: name → type, such as "F8_E4M3", and read-only uint8.
         metadata_types: in GGUF, key → stored type, so that a copy can be written with the same types.
     """
 
@@ -69,7 +69,7 @@ class TensorFile:
     integers: Mapping[str, HostArray] = field(default_factory=lambda: _NONE)
     refused: Mapping[str, str] = field(default_factory=lambda: _NONE)
     metadata_types: Mapping[str, str] = field(default_factory=lambda: _NONE)
-    codes: Mapping[str, HostArray] = field(default_factory=lambda: _NONE)
+    codes: Mapping[str, tuple[str, HostArray]] = field(default_factory=lambda: _NONE)
 
     def __repr__(self) -> str:
         return f"TensorFile({str(self.path)!r}, {self.kind}, {len(self.tensors)} weights, {self.nbytes:,} bytes)"

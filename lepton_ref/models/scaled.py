@@ -212,7 +212,7 @@ def _mx(format: str, elements: str) -> Callable[[PartsOfFile, str, Reader], Weig
         scales = _scales(parts, f"{module}.weight_scale")
         if scales.format != "E8M0":
             raise ValueError(f"weight_scale is {scales.format}; {format} has E8M0 scales, a byte each")
-        return _named(MX(packed, scales.array, format=format), e="weight_scale", q=elements)
+        return _named(MX(packed, scales.array, format=format), s="weight_scale", q=elements)
 
     return make
 

@@ -15,7 +15,7 @@ from lepton_ref.models.names import bind
 from lepton_ref.models.packed import group
 from lepton_ref.models.reader import Reader
 from lepton_ref.numerics import Precision, get_precision
-from lepton_ref.runtime.find import as_path
+from lepton_ref.runtime.find import as_path, find
 from lepton_ref.runtime.memory import keep
 from lepton_ref.runtime.model import Model
 from lepton_ref.runtime.operands import kept_dtype, operands
@@ -35,7 +35,7 @@ def load(
     """Open a model. Weights stay memory-mapped; each is decoded when it is used.
 
     Args:
-        path: a folder with config.json and safetensors, or a .gguf file.
+        path: a folder with config.json and safetensors, a .gguf file, or "package:NAME" for the one in a distribution.
         backend: by name, or an object that keeps `lepton_ref.interface.Backend`.
         precision: by name, or a record; see `lepton_ref.numerics.PRECISIONS`.
         keep_decoded: whether matrices stay decoded after their first use: True, False, or "auto", which keeps them
@@ -55,7 +55,7 @@ def load(
     """
     chosen = registry.get(backend)
     how = get_precision(precision)
-    where = as_path(path)
+    where = find(path) if isinstance(path, str) else as_path(path)
     if not where.exists():
         raise FileNotFoundError(f"{where}: no such file or folder; give a folder with config.json or a .gguf file")
     parts = _from_folder(where) if where.is_dir() else _from_gguf(where)
@@ -74,9 +74,8 @@ def _from_folder(path: Path) -> Parts:
         raise fields.wrong("model_type", fields.text("model_type"), f"one of {', '.join(FAMILIES)}")
     architecture = _architecture(fields, family)
     others = [*file.integers, *file.refused]
-    codes = {name: (file.refused[name], array) for name, array in file.codes.items()}
     packed = fields.section("quantization_config")
-    grouped = group(packed, file.tensors, file.integers, others=others, where=str(path), codes=codes)
+    grouped = group(packed, file.tensors, file.integers, others=others, where=str(path), codes=file.codes)
     require_plausible(fields, grouped.tensors)
     with naming(fields.where):
         config = family.read(fields)

@@ -56,8 +56,8 @@ class MX(Tiled):
         ValueError: an unknown format, arrays that are no matrices of uint8, or whose shapes disagree.
     """
 
-    formula = "2^(e − 127)·q"
-    tensors: Mapping[str, str] = MappingProxyType({"e": "weight_scale", "q": "weight_packed"})
+    formula = "s·q"
+    tensors: Mapping[str, str] = MappingProxyType({"s": "weight_scale", "q": "weight_packed"})
     tile = (1, BLOCK)
 
     def __init__(self, packed: NDArray[np.uint8], exponents: NDArray[np.uint8], *, format: str) -> None:
@@ -91,7 +91,7 @@ class MX(Tiled):
             return (q.reshape(len(q), scale.shape[1], BLOCK) * scale[:, :, np.newaxis]).reshape(q.shape)
 
     def read(self, row: int, column: int, /) -> tuple[Part, ...]:
-        """The shared scale and the element, each with its bits in its own array; the value of e is 2^(e − 127).
+        """The shared scale s = 2^(e − 127) and the element, each with its bits in its own array.
 
         Raises:
             ValueError: no such element.
@@ -100,6 +100,6 @@ class MX(Tiled):
         code = int(unpack(self.packed[row], self.bits, self.shape[1])[column])
         where = bits_of(row * self.packed.shape[1], column, self.bits)
         return (
-            self.exponents.part("e", row, column // BLOCK),
+            self.exponents.part("s", row, column // BLOCK),
             Part("q", where, code, float(self._values[code])),
         )
