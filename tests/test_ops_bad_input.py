@@ -32,7 +32,7 @@ def attend(**changed: Any) -> Any:
         "q": ones(1, 2, 4, 3), "k": ones(1, 5, 2, 3), "v": ones(1, 5, 2, 3),
         "mask": np.ones((1, 2, 5), dtype=bool), "sinks": None, "cap": None,
     } | changed  # fmt: skip
-    return ops.attention(*(given[n] for n in ("q", "k", "v", "mask", "sinks")), scale=1.0, cap=given["cap"], **TO)
+    return ops.attention(*(given[n] for n in ("q", "k", "v", "mask", "sinks")), scale=given.get("scale", 1.0), cap=given["cap"], **TO)
 
 
 def see(**changed: Any) -> Any:
@@ -87,7 +87,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "a mask of another shape": (lambda: attend(mask=np.ones((1, 5, 2), dtype=bool)), "the mask must be of shape (B, T, S) = (1, 2, 5), got (1, 5, 2)"),
     "a mask of numbers": (lambda: attend(mask=np.zeros((1, 2, 5))), "the mask must hold booleans, True where a position takes part, got float64"),
     "sinks of another number": (lambda: attend(sinks=ones(2)), "there is one sink for each query head, (4,), got (2,)"),
-    "a negative cap": (lambda: attend(cap=-1.0), "a soft cap must be positive, got -1.0; None is no cap"),
+    "a negative cap": (lambda: attend(cap=-1.0), "a soft cap must be positive, got -1.0; leave it out where a model has none"),
     "no key": (lambda: attend(k=ones(1, 0, 2, 3), v=ones(1, 0, 2, 3), mask=np.ones((1, 2, 0), dtype=bool)), "attention needs at least one key, got none; mask what must not be seen"),
     "a window of nothing": (lambda: see(window=0), "a window holds at least the query itself, got 0; None is no window"),
     "validity of integers": (lambda: see(valid_bs=np.ones((1, 2), dtype=np.int64)), "validity must hold booleans, False for padding, got int64"),
@@ -97,6 +97,29 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "a pooling mask of another shape": (lambda: ops.pool(ones(1, 2, 3), np.ones((1, 3), dtype=bool), kind="mean", normalise=False, **TO), "the mask must be of shape (1, 2), got (1, 3)"),
     "a pooling mask of integers": (lambda: ops.pool(ones(1, 2, 3), np.ones((1, 2), dtype=np.int64), kind="mean", normalise=False, **TO), "the mask must hold booleans, True where a position takes part, got int64"),
     "nothing to pool": (lambda: ops.pool(ones(2, 2, 3), np.array([[True, False], [False, False]]), kind="mean", normalise=False, **TO), "a sequence has no unmasked position to pool; leave empty texts out"),
+    "a list for an array": (lambda: ops.softmax([0.5], **TO), "x must be an array of backend 'numpy', got list"),
+    "integers": (lambda: ops.softmax(np.array([1, 2]), **TO), "x must hold float32 or float64, got int64; convert it first"),
+    "a scalar": (lambda: ops.activate(np.float32(1.0), kind="relu", **TO), "x must have one axis or more, got shape ()"),
+    "queries without heads": (lambda: attend(q=ones(1, 2, 12)), "q must have 4 axes, got shape (1, 2, 12)"),
+    "a matrix for a norm's weight": (lambda: ops.rms_norm(ones(1, 2), ones(1, 2), eps=0.0, **TO), "the norm's weight must have 1 axes, got shape (1, 2)"),
+    "an array for a weight": (lambda: ops.linear(ones(1, 2, 5), ones(4, 5), **TO), "w must be a Weight of shape (O, I), none of them 0, got ndarray; Dense wraps an array"),
+    "float64 beyond float32": (lambda: ops.softmax(np.array([1e300]), **TO), "x has numbers outside float32's range, of which precision 'reference' proves nothing; round them to float32, or take precision 'float64'"),
+    "a negative eps": (lambda: ops.rms_norm(ones(1, 2), ones(2), eps=-1.0, **TO), "a norm's eps must be between 0 and 1.36113e+39, got -1.0"),
+    "a huge eps": (lambda: ops.layer_norm(ones(1, 2), ones(2), eps=1e300, **TO), "a norm's eps must be between 0 and 1.36113e+39, got 1e+300"),
+    "an eps that is NaN": (lambda: ops.layer_norm(ones(1, 2), ones(2), eps=float("nan"), **TO), "a norm's eps must be a finite number, got nan"),
+    "an eps of text": (lambda: ops.layer_norm(ones(1, 2), ones(2), eps="1e-5", **TO), "a norm's eps must be a number, got '1e-5'"),
+    "a norm of nothing": (lambda: ops.layer_norm(ones(1, 0), ones(0), eps=1e-5, **TO), "a norm over an empty axis has no value; give at least one number"),
+    "an infinite cap": (lambda: ops.softcap(ones(1), cap=float("inf"), **TO), "a soft cap must be a finite number, got inf"),
+    "a huge cap": (lambda: attend(cap=1e300), "a soft cap must be between 6.22302e-61 and 1.60694e+60, got 1e+300"),
+    "a huge scale": (lambda: attend(scale=1e300), "the scale of attention must be between -1.60694e+60 and 1.60694e+60, got 1e+300"),
+    "a tiny scale": (lambda: attend(scale=1e-300), "the scale of attention must be 0 or of size 6.22302e-61 or more, got 1e-300"),
+    "an embedding's scale that is NaN": (lambda: ops.embed(np.array([[0]]), weight(3, 2), scale=float("nan"), **TO), "an embedding's scale must be a finite number, got nan"),
+    "an index of floats": (lambda: ops.log_softmax_at(ones(1, 2), np.array([0.5]), **TO), "the index must be an array of integers, got float64"),
+    "an index outside": (lambda: ops.log_softmax_at(ones(1, 2), np.array([-1]), **TO), "the index must be from 0 to 1, got -1"),
+    "a negative position": (lambda: ops.rope_tables(np.array([[-3]]), ROPE, backend=TO["backend"]), "a position must not be negative, got -3"),
+    "lengths of floats": (lambda: tables(1, 2, DYNAMIC, lengths=np.array([5.7])), "lengths must be integers from 0 up, got float64 [5.7]"),
+    "a precision's name": (lambda: ops.softmax(ones(1), backend=TO["backend"], precision="bf16"), "precision must be a Precision, got 'bf16'; take get_precision(name)"),
+    "a backend's name": (lambda: ops.softmax(ones(1), backend="numpy", precision=TO["precision"]), "backend must be a Backend, got 'numpy'; take lepton_ref.registry.get(name)"),
 }  # fmt: skip
 
 

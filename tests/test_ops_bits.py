@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from adversaries import ADVERSARIES
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from op_cases import BY_NAME, CASES, Case, Drawn, activation, assert_bits, layer_norm, log_softmax, rms_norm
+from op_cases import BY_NAME, CASES, Case, Drawn, activation, assert_bits, layer_norm, log_softmax, rms_norm, softcap
 from strategies import any_numbers, sizes
 
 from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.numerics import PRECISIONS, counting
+from lepton_ref.ops.checks import as_read
 from lepton_ref.plain.ops import UndecidedError
 
 BACKEND = NumpyBackend()
@@ -84,3 +86,32 @@ def test_rows_are_repaired_whatever_their_leading_axes(name: str, leading: tuple
         "tanh": lambda x: activation(x, "tanh"),
     }
     assert_bits(of[name.split(",")[0]](part, *others), PRECISIONS[adversary.precision], BACKEND, most=1000)
+
+
+def test_a_cap_far_above_its_numbers_leaves_them() -> None:
+    x = np.array([[[2.0**-57 * 1.50390625, -(2.0**-140), 3.0]]], dtype=np.float32)
+    for cap in (2.0**199, 1.37 * 2.0**150, 2.0**-190):
+        for name in ("reference", "bf16", "fp16"):
+            assert_bits(softcap(x, cap), PRECISIONS[name], BACKEND)
+
+
+def test_an_override_reads_float64_as_float32() -> None:
+    x = np.array([[0.1, 2.0**-160, 1e300]])
+    got = as_read(x, backend=BACKEND, precision=PRECISIONS["bf16"])
+    assert got.dtype == np.float32
+    assert got.tolist() == [[float(np.float32(0.1)), 0.0, math.inf]]
+    assert as_read(x, backend=BACKEND, precision=PRECISIONS["float64"]) is x
+
+
+FLOAT64: dict[str, Drawn] = {
+    "a soft cap beside a midpoint": softcap(np.array([[[float.fromhex("0x1.0100000000101p+0")]]]), 2427928.0),
+    "a level row": layer_norm(np.full((1, 1, 6), float.fromhex("0x1.a077d21d8bc4ep+0")), np.ones(6), None, eps=0.0),
+    "a small number": rms_norm(np.array([[[1.0, 2.0, 0.0, 0.0, 2.0**-140]]]), np.full(5, 1 + 3 * 2.0**-8), eps=0.0),
+    "a tiny number of 53 bits": activation(np.array([[[0.1 * 2.0**-60, 1.1 * 2.0**-27]]]), "tanh"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLOAT64)
+@pytest.mark.parametrize("precision", ROUNDED_ONCE)
+def test_numbers_of_53_bits_are_decided_as_well(name: str, precision: str) -> None:
+    assert_bits(FLOAT64[name], PRECISIONS[precision], BACKEND)

@@ -10,6 +10,7 @@ from lepton_ref.models.program import Program, Value
 from lepton_ref.models.reader import ConfigError, Reader
 from lepton_ref.models.rope_reader import read_gguf_rope, read_rope
 from lepton_ref.ops import Rope
+from lepton_ref.ops.checks import OPTION_LEAST
 from lepton_ref.storage import Weight
 
 
@@ -161,8 +162,8 @@ def no_gguf_window(read: Reader) -> None:
 def read_cap(read: Reader, name: str, default: float | None) -> float | None:
     """A soft cap: null is none, and absent is the family's default."""
     cap: float | None = read.number(name, None if read.is_null(name) else default)
-    if cap == 0:
-        raise read.wrong(name, cap, "above 0, or null for none")
+    if cap is not None and cap < OPTION_LEAST:
+        raise read.wrong(name, cap, "above 0, or null for none" if cap == 0 else f"{OPTION_LEAST:g} or more")
     return cap
 
 

@@ -16,6 +16,7 @@ from lepton_ref.interface import Array, Backend
 from lepton_ref.models.program import Op, Program
 from lepton_ref.numerics import Precision
 from lepton_ref.ops.base import silence
+from lepton_ref.ops.checks import as_read
 from lepton_ref.storage import Weight
 from lepton_ref.storage.kept import join
 
@@ -140,7 +141,7 @@ def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] |
     last_use = {name: number for number, op in enumerate(program.ops) for name in op.inputs}
     values: dict[str, Array] = {}
     for number, op in enumerate(program.ops):
-        inputs = [values[name] for name in op.inputs]
+        inputs = [as_read(values[name], **run.how(op)) for name in op.inputs]
         values[op.name] = HANDLERS[op.kind](run, op, *inputs)
         if watch is not None:
             watch(op.name, values[op.name])

@@ -29,6 +29,9 @@ ACTIVATIONS: Mapping[str, str] = {
 LARGEST = (1 << 63) - 1
 """The largest integer of a file that is taken for a size: what an array's axis can be."""
 
+NUMBER_MOST = 2.0**130
+"""The largest number of a file that is taken for one of a model: no float32 is larger."""
+
 MISSING = object()
 
 
@@ -91,6 +94,8 @@ class Reader:
             number = math.inf
         if not math.isfinite(number) or (positive and number < 0):
             raise self.wrong(name, value, "a finite number that is not negative" if positive else "a finite number")
+        if abs(number) > NUMBER_MOST:
+            raise self.wrong(name, value, f"a number of size {NUMBER_MOST:g} or less")
         return number
 
     def numbers(self, name: str) -> tuple[float, ...]:

@@ -140,8 +140,12 @@ def gathered_dot_sums(x: Reals, w: Reals, rows: Integers, columns: Integers, plu
     Raises:
         ValueError: shapes that do not fit, or a number that is not finite.
     """
-    if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1]:
+    x, w = _rows("x", x), _rows("w", w)
+    if x.shape[1] != w.shape[1]:
         raise ValueError(f"x has shape {x.shape} and w {w.shape}; give both as (rows, terms of a row)")
+    for name, index in (("rows", rows), ("columns", columns)):
+        if not np.issubdtype(np.asarray(index).dtype, np.integer):
+            raise ValueError(f"{name} must be integers, got {np.asarray(index).dtype}")
     if rows.shape != columns.shape or rows.ndim != 1:
         raise ValueError(f"rows have shape {rows.shape} and columns {columns.shape}; give one of each for every sum")
     for name, index, array in (("row", rows, x), ("column", columns, w)):
@@ -168,7 +172,7 @@ def gathered_dot_sums(x: Reals, w: Reals, rows: Integers, columns: Integers, plu
             continue
         terms = np.multiply(a, b, out=a)
         parts.append(exact_sums(np.concatenate([terms, more[here[1]]], axis=1) if more.size else terms))
-    return joined(parts)
+    return joined(parts) if parts else exact_sums(np.zeros((0, 1)))
 
 
 def sums_to(sums: Sums, format: str | Format, /, *, mode: str = "even", saturate: bool = False) -> Reals:

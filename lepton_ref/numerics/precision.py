@@ -32,6 +32,7 @@ class Precision:
         accumulate: "float64", or "float32" for the backend's own fast sums.
         machine: the hardware whose sums linear layers and attention take, step by step; None for real numbers.
         overrides: (pattern, precision) pairs: an op whose name matches takes that precision; the first match counts.
+            What "float64" gives is rounded to float32 where an op of another precision reads it.
 
     Raises:
         ValueError: a format, an operand or an accumulation that there is not, or a proof of what has none.

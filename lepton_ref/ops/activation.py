@@ -33,6 +33,7 @@ from lepton_ref.numerics.rounding import one_signed
 from lepton_ref.numerics.special import erfc, sigmoid
 from lepton_ref.ops.activation_repair import activation_repair
 from lepton_ref.ops.base import op
+from lepton_ref.ops.checks import require_numbers
 
 TANH_GELU_SCALE = math.sqrt(2 / math.pi)
 TANH_GELU_CUBE = 0.044715
@@ -97,6 +98,7 @@ def activate(x: Array, *, kind: str, backend: Backend, precision: Precision) -> 
     Raises:
         ValueError: an unknown activation; the message lists the known ones.
     """
+    require_numbers("x", x, backend=backend, precision=precision)
     value, bound = _bounded(lift(x, backend=backend), kind, 0, backend, precision)
     repair = activation_repair(x, None, kind, backend)
     return round_once(value, bound, op="activation", repair=repair, backend=backend, precision=precision)
@@ -109,6 +111,8 @@ def gated(gate: Array, up: Array, *, kind: str, backend: Backend, precision: Pre
     Raises:
         ValueError: an unknown activation, or two shapes.
     """
+    for what, given in (("gate", gate), ("up", up)):
+        require_numbers(what, given, backend=backend, precision=precision)
     if gate.shape != up.shape:
         raise ValueError(f"gate and up are of one shape, got {tuple(gate.shape)} and {tuple(up.shape)}")
     activation, bound = _bounded(lift(gate, backend=backend), kind, 1, backend, precision)

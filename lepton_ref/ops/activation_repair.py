@@ -14,7 +14,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.double_functions import erfc, sigmoid, tanh
 from lepton_ref.numerics.exact_sum import exact_sums, two_product
 from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
-from lepton_ref.ops.base import host_reals
+from lepton_ref.ops.base import host_reals, short
 from lepton_ref.plain import transcendental
 from lepton_ref.plain.real import Value
 
@@ -80,13 +80,17 @@ def activation_repair(x: Array, up: Array | None, kind: str, backend: Backend) -
     """Single elements of activation(x), or of activation(x)·up."""
 
     def double(places: Index) -> tuple[Pair, Reals]:
-        value = DOUBLES[kind](Pair.of(host_reals(x, backend=backend)[places]))
-        inner = np.abs(value.high)
+        given = host_reals(x, backend=backend)[places]
+        value = DOUBLES[kind](Pair.of(given))
+        inner, other = np.abs(value.high), np.ones(given.size)
         if up is not None:
-            value = value * host_reals(up, backend=backend)[places]
+            other = host_reals(up, backend=backend)[places]
+            value = value * other
         size = np.abs(value.high)
         usual = (inner > LEAST) & (inner < LARGEST) & (size > LEAST) & (size < LARGEST)
-        exact = 0.0 if kind in ("relu", "relu2") else DOUBLE_ERROR  # of float32 both, and a product with one, are exact
+        exact = np.where(
+            short(given, other) & (kind in ("relu", "relu2")), 0.0, DOUBLE_ERROR
+        )  # as a product with float32 is
         return value, np.where(usual, size * exact, np.inf)
 
     def plain(place: tuple[int, ...]) -> Value:
@@ -105,7 +109,7 @@ def activation_repair(x: Array, up: Array | None, kind: str, backend: Backend) -
         leading = two_product(factor(small), other)
         terms = np.stack([*leading, -middle], axis=1)
         usual = (np.abs(small) < (TINY_CUBE if kind == "tanh" else TINY)) & (np.abs(small) > LEAST)
-        usual &= (np.abs(other) > LEAST) & (np.abs(other) < LARGEST)
+        usual &= short(small, other) & (np.abs(other) > LEAST) & (np.abs(other) < LARGEST)
         sign = exact_sums(np.where(usual[:, None], terms, 0.0)).sign()
         beside = (np.sign(leading[0]) * correction(small)).astype(np.int8)
         return np.where(usual, np.where(sign == 0, beside, sign), np.int8(UNKNOWN)).astype(np.int8)

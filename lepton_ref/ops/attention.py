@@ -29,6 +29,7 @@ from lepton_ref.numerics.lengths import lengths
 from lepton_ref.ops.attention_otherwise import fast_attention, machine_attention
 from lepton_ref.ops.attention_repair import Attended, AttentionRepair
 from lepton_ref.ops.base import op, require_axis, require_booleans
+from lepton_ref.ops.checks import require_cap, require_numbers, require_scale
 
 TILE = 1 << 18
 """Scores that lie in memory at once; queries are taken in tiles of as many rows as that allows."""
@@ -64,9 +65,15 @@ def attention(
         precision: what the output is rounded to.
 
     Raises:
-        ValueError: H is not a multiple of G, axes disagree, or the cap is not positive.
+        ValueError: H is not a multiple of G, axes disagree, or scale or cap is out of range.
     """
-    _require(q_bthk, k_bsgk, v_bsgk, mask_bts, sinks_h, cap)
+    for what, given, axes in (("q", q_bthk, 4), ("k", k_bsgk, 4), ("v", v_bsgk, 4), ("sinks", sinks_h, 1)):
+        if given is not None or what != "sinks":
+            require_numbers(what, given, axes=axes, any_size=what == "sinks", backend=backend, precision=precision)
+    require_scale("the scale of attention", scale)
+    if cap is not None:
+        require_cap(cap)
+    _require(q_bthk, k_bsgk, v_bsgk, mask_bts, sinks_h)
     require_booleans("the mask", mask_bts, backend=backend)
     on_machine = precision.machine is not None and precision.operands != "fp8"
     if on_machine or precision.accumulate == "float32":
@@ -182,7 +189,7 @@ def _matmul_of_seen(weights: Array, distance: Array, values: Array, mask: Array,
     return summed
 
 
-def _require(q: Array, k: Array, v: Array, mask: Array, sinks: Array | None, cap: float | None) -> None:
+def _require(q: Array, k: Array, v: Array, mask: Array, sinks: Array | None) -> None:
     b, t, h, width = q.shape
     s, g = k.shape[1:3]
     require_axis("the head width of the keys", k.shape[3], width)
@@ -197,5 +204,3 @@ def _require(q: Array, k: Array, v: Array, mask: Array, sinks: Array | None, cap
         raise ValueError(f"the mask must be of shape (B, T, S) = {(b, t, s)}, got {tuple(mask.shape)}")
     if sinks is not None and tuple(sinks.shape) != (h,):
         raise ValueError(f"there is one sink for each query head, ({h},), got {tuple(sinks.shape)}")
-    if cap is not None and not cap > 0:
-        raise ValueError(f"a soft cap must be positive, got {cap}; None is no cap")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.interface import Array, Backend
+from lepton_ref.numerics import Precision
 from lepton_ref.storage.base import Weight
 
 P = ParamSpec("P")
@@ -41,6 +42,10 @@ def op(function: Callable[P, R]) -> Callable[P, R]:
 
     def computed(*args: P.args, **kwargs: P.kwargs) -> R:
         backend: Any = kwargs.get("backend")
+        if "precision" in kwargs and not isinstance(kwargs["precision"], Precision):
+            raise ValueError(f"precision must be a Precision, got {kwargs['precision']!r}; take get_precision(name)")
+        if isinstance(backend, str):
+            raise ValueError(f"backend must be a Backend, got {backend!r}; take lepton_ref.registry.get(name)")
         kernel = None if backend is None else backend.kernels.get(key)
         done = NotImplemented if kernel is None else kernel(*args, **kwargs)
         return function(*args, **kwargs) if done is NotImplemented else done
@@ -70,6 +75,11 @@ def require_booleans(what: str, mask: Array, *, backend: Backend) -> None:
 def host_reals(x: Array, *, backend: Backend) -> NDArray[np.float64]:
     """`(...) -> (...)` the same values as float64 on the host."""
     return np.asarray(backend.to_numpy(x)).astype(np.float64, copy=False)
+
+
+def short(*numbers: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """`(N)` each -> (N): where all are float32's numbers, of 24 bits."""
+    return np.asarray(np.logical_and.reduce([x.astype(np.float32) == x for x in numbers]))
 
 
 def distinct_rows(

@@ -18,6 +18,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import two_product
 from lepton_ref.numerics.rounding import Index, Reals, Repair
 from lepton_ref.ops.base import op
+from lepton_ref.ops.checks import require_number
 from lepton_ref.plain import algebraic
 from lepton_ref.plain.real import Value
 from lepton_ref.storage.base import Weight
@@ -39,6 +40,7 @@ def embed(
     Raises:
         ValueError: an id outside [0, V), which the message names, or ids that are not integers.
     """
+    require_number("an embedding's scale", scale)
     if not np.issubdtype(ids_bt.dtype, np.integer):
         raise ValueError(f"token ids must be integers, got {ids_bt.dtype}; a table has no row between two rows")
     ids = ids_bt.astype(np.int64)

@@ -26,7 +26,8 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import exact_sums, two_product, two_sum
 from lepton_ref.numerics.expansions import expansion, products
 from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
-from lepton_ref.ops.base import distinct_rows, host_reals, op, require_axis
+from lepton_ref.ops.base import distinct_rows, host_reals, op, require_axis, short
+from lepton_ref.ops.checks import NORM_EPS_MOST, require_number, require_numbers
 from lepton_ref.plain import algebraic
 from lepton_ref.plain.real import Value
 
@@ -43,8 +44,15 @@ def layer_norm(
     Any number of leading axes.
 
     Raises:
-        ValueError: w or b is not of length D.
+        ValueError: w or b is not of length D, or eps is negative or beyond 2¹³⁰.
     """
+    require_numbers("x", x, backend=backend, precision=precision)
+    for what, given in (("the norm's weight", w_d), ("the norm's bias", b_d)):
+        if given is not None or given is w_d:
+            require_numbers(what, given, axes=1, any_size=True, backend=backend, precision=precision)
+    require_number("a norm's eps", eps, least=0.0, most=NORM_EPS_MOST)
+    if x.shape[-1] == 0:
+        raise ValueError("a norm over an empty axis has no value; give at least one number")
     require_axis("the length of the norm's weight", w_d.shape[0], x.shape[-1])
     if b_d is not None:
         require_axis("the length of the norm's bias", b_d.shape[0], x.shape[-1])
@@ -108,7 +116,8 @@ class _Repair:
         top = ours.pair()
         value = top / Pair.of(width) * Pair.of(w) / root[where]
         size = np.abs(value.high)
-        still = (top.high == 0.0) | (w == 0.0)  # exactly: what is left is a signed zero, and the bias
+        # Exactly: what is left is a signed zero, and the bias; but for a row of ε = 0 that may be level.
+        still = ((top.high == 0.0) | (w == 0.0)) & ((self.eps > 0) | (root.high > 2.0**-40 * np.abs(mean.high)))[where]
         minus = np.where(top.high == 0.0, _negative_zero(x, rows[where]), top.high < 0.0)
         zero = np.where(minus != np.signbit(w), -0.0, 0.0)
         if self.b_d is not None:
@@ -142,8 +151,9 @@ class _Repair:
         signs = [exact_sums(part).sign() for part in (top, rest, np.concatenate(squares, axis=1))]
         sign = np.where(signs[0] != signs[1], np.sign(signs[0] - signs[1]), signs[2] * signs[0]).astype(np.int8)
         numbers = np.abs(np.stack([w, middle, bias, np.max(np.abs(rows), axis=1)[where]], axis=1))
-        known = (numbers.max(axis=1) < 2.0**60) & (np.abs(w) > 2.0**-60) & (self.eps < 1e40)
+        known = (numbers.max(axis=1) < 2.0**60) & (np.abs(w) > 2.0**-60)
         known &= np.min(np.where(rows == 0, 1.0, np.abs(rows)), axis=1)[where] > 2.0**-60
+        known &= short(w, bias) & np.asarray(short(rows).all(axis=1))[where]
         return np.where(known & finite, sign, np.int8(UNKNOWN)).astype(np.int8)
 
     def _spread(self, rows: Reals, total: Reals, width: Reals) -> list[Reals]:

@@ -24,6 +24,7 @@ from lepton_ref.numerics.ggml_blocks import ggml_activations
 from lepton_ref.numerics.lengths import lengths
 from lepton_ref.numerics.operands import activations
 from lepton_ref.ops.base import op, require_axis, try_kernel
+from lepton_ref.ops.checks import require_numbers
 from lepton_ref.ops.linear_otherwise import by_machine, fast
 from lepton_ref.ops.linear_repair import LinearRepair
 from lepton_ref.storage.base import Panel, Weight
@@ -39,8 +40,13 @@ def linear(x: Array, w_oi: Weight, b_o: Array | None = None, *, backend: Backend
     Raises:
         ValueError: x's last axis is not I, or b is not of length O.
     """
+    if not isinstance(w_oi, Weight) or len(w_oi.shape) != 2 or 0 in w_oi.shape:
+        what = f"a weight of shape {w_oi.shape}" if isinstance(w_oi, Weight) else type(w_oi).__name__
+        raise ValueError(f"w must be a Weight of shape (O, I), none of them 0, got {what}; Dense wraps an array")
+    require_numbers("x", x, any_size=True, backend=backend, precision=precision)
     require_axis("the last axis of x", x.shape[-1], w_oi.shape[1])
     if b_o is not None:
+        require_numbers("the bias", b_o, axes=1, any_size=True, backend=backend, precision=precision)
         require_axis("the length of the bias", b_o.shape[0], w_oi.shape[0])
     done = try_kernel("linear", w_oi, x, w_oi, b_o, backend=backend, precision=precision)
     if done is not NotImplemented:

@@ -24,6 +24,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import exact_sums, two_product
 from lepton_ref.numerics.rounding import Index, Reals, Repair
 from lepton_ref.ops.base import host_reals, op, require_booleans
+from lepton_ref.ops.checks import require_numbers
 from lepton_ref.plain import algebraic
 from lepton_ref.plain.real import Value
 
@@ -41,6 +42,7 @@ def pool(x_btd: Array, mask_bt: Array, *, kind: str, normalise: bool, backend: B
     Raises:
         ValueError: an unknown kind, a mask of another shape, or a sequence without an unmasked position.
     """
+    require_numbers("x", x_btd, axes=3, backend=backend, precision=precision)
     if kind not in KINDS:
         raise ValueError(f"unknown pooling {kind!r}; known: {', '.join(KINDS)}")
     if tuple(mask_bt.shape) != tuple(x_btd.shape[:2]):

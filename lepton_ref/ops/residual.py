@@ -10,6 +10,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import two_sum
 from lepton_ref.numerics.rounding import Index, Reals, Repair
 from lepton_ref.ops.base import host_reals, op
+from lepton_ref.ops.checks import require_numbers
 from lepton_ref.plain import algebraic
 from lepton_ref.plain.real import Value
 
@@ -21,6 +22,8 @@ def add(x: Array, f: Array, *, backend: Backend, precision: Precision) -> Array:
     Raises:
         ValueError: the shapes differ; nothing is broadcast.
     """
+    for what, given in (("x", x), ("f", f)):
+        require_numbers(what, given, backend=backend, precision=precision)
     if x.shape != f.shape:
         raise ValueError(f"a residual adds arrays of one shape, got {tuple(x.shape)} and {tuple(f.shape)}")
     xp = backend.xp

@@ -24,7 +24,8 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import exact_sums, two_product, two_sum
 from lepton_ref.numerics.expansions import expansion, products
 from lepton_ref.numerics.rounding import UNKNOWN, Index, Reals, Repair
-from lepton_ref.ops.base import distinct_rows, host_reals, op, require_axis
+from lepton_ref.ops.base import distinct_rows, host_reals, op, require_axis, short
+from lepton_ref.ops.checks import NORM_EPS_MOST, require_number, require_numbers
 from lepton_ref.plain import algebraic
 from lepton_ref.plain.real import Value
 
@@ -42,8 +43,12 @@ def rms_norm(x: Array, w_d: Array, *, eps: float, offset: float = 0.0, backend: 
     Any number of leading axes: (B, T, H, K) with a weight of length K norms each head.
 
     Raises:
-        ValueError: w is not of length D.
+        ValueError: w is not of length D, or eps is negative or beyond 2¹³⁰.
     """
+    require_numbers("x", x, backend=backend, precision=precision)
+    require_numbers("the norm's weight", w_d, axes=1, any_size=True, backend=backend, precision=precision)
+    require_number("a norm's eps", eps, least=0.0, most=NORM_EPS_MOST)
+    require_number("a norm's offset", offset)
     require_axis("the length of the norm's weight", w_d.shape[0], x.shape[-1])
     width = x.shape[-1]
     x64 = lift(x, backend=backend)
@@ -88,7 +93,8 @@ class _Repair:
         size = np.max(np.abs(np.concatenate([middle[:, None], factor], axis=1)), axis=1)
         size = np.maximum(size, np.max(np.abs(rows), axis=1)[where])
         least = np.min(np.abs(np.stack([x, middle, factor[:, 0]], axis=1)), axis=1)
-        known = (size < 2.0**130) & (least > 2.0**-150) & (self.eps < 1e60)
+        known = (size < 2.0**130) & (least > 2.0**-150)
+        known &= short(x, w) & np.asarray(short(rows).all(axis=1))[where]
         known &= self.offset == 0 or abs(self.offset) > 2.0**-90  # a multiple of 2⁻¹⁴⁹
         return np.where(known, sign * np.sign(middle).astype(np.int8), np.int8(UNKNOWN)).astype(np.int8)
 

@@ -21,6 +21,7 @@ from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.exact_sum import exact_sums, two_product
 from lepton_ref.numerics.rounding import Index, Reals, Repair
 from lepton_ref.ops.base import host_reals, op, require_axis
+from lepton_ref.ops.checks import require_numbers
 from lepton_ref.ops.rope_tables import TABLE_ERROR, RopeTables
 from lepton_ref.plain import rope as angles
 from lepton_ref.plain import turn
@@ -40,6 +41,7 @@ def rope(x: Array, tables: RopeTables, *, backend: Backend, precision: Precision
     Raises:
         ValueError: R exceeds K, or the tables belong to other positions.
     """
+    require_numbers("x", x, axes=4, backend=backend, precision=precision)
     xp = backend.xp
     rotary = tables.rope.width
     if rotary > x.shape[-1]:

@@ -77,9 +77,14 @@ def rope_tables(
     positions = np.asarray(positions_bt)
     if positions.ndim != 2 or not np.issubdtype(positions.dtype, np.integer):
         raise ValueError(f"positions must be integers of shape (B, T), got {positions.dtype} {positions.shape}")
+    if positions.size and positions.min() < 0:
+        raise ValueError(f"a position must not be negative, got {positions.min()}")
     if lengths is None and rope.depends_on_length:
         raise ValueError(f"RoPE scaling {rope.kind!r} depends on the context's length; give lengths, one a sequence")
-    given = np.zeros(1, dtype=np.int64) if lengths is None else np.asarray(lengths, dtype=np.int64)
+    given = np.zeros(1, dtype=np.int64) if lengths is None else np.asarray(lengths)
+    if not np.issubdtype(given.dtype, np.integer) or (given.size and given.min() < 0):
+        raise ValueError(f"lengths must be integers from 0 up, got {given.dtype} {given.tolist()}")
+    given = given.astype(np.int64)
     if given.shape not in ((1,), (positions.shape[0],)):
         raise ValueError(f"lengths must be of shape ({positions.shape[0]},) or (1,), got {given.shape}")
     cos, sin = cos_sin(_angles(positions, rope, given))

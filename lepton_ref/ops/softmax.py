@@ -29,6 +29,7 @@ from lepton_ref.numerics.double_functions import exp, log
 from lepton_ref.numerics.exact_sum import exact_sums, two_sum
 from lepton_ref.numerics.rounding import Index, Reals, Repair, one_signed
 from lepton_ref.ops.base import distinct_rows, host_reals, op
+from lepton_ref.ops.checks import require_integers, require_numbers
 from lepton_ref.plain import attention as plain_softmax
 from lepton_ref.plain.real import Value
 
@@ -45,6 +46,7 @@ def softmax(x: Array, *, backend: Backend, precision: Precision) -> Array:
     Raises:
         ValueError: the last axis is empty.
     """
+    require_numbers("x", x, backend=backend, precision=precision)
     xp, n = backend.xp, x.shape[-1]
     exps, total, shifted = _exponentials(x, backend=backend)
     present = xp.astype(shifted != -math.inf, xp.float64) + 0.0 * total  # NaN rows stay as they are
@@ -66,6 +68,7 @@ def log_softmax(x: Array, *, backend: Backend, precision: Precision) -> Array:
     Raises:
         ValueError: the last axis is empty.
     """
+    require_numbers("x", x, backend=backend, precision=precision)
     _, total, shifted = _exponentials(x, backend=backend)
     value, bound = _logarithm(shifted, total, _alone(shifted, backend), x.shape[-1], backend)
     single = _Single(x, backend)
@@ -86,10 +89,12 @@ def log_softmax_at(x: Array, index: NDArray[np.int64], *, backend: Backend, prec
     Raises:
         ValueError: an empty last axis, an index of another shape, or one that leaves a row.
     """
+    require_numbers("x", x, backend=backend, precision=precision)
     width = x.shape[-1]
     rows = math.prod(x.shape[:-1])
-    if tuple(index.shape) != tuple(x.shape[:-1]) or (index.size and not 0 <= index.min() <= index.max() < width):
-        raise ValueError(f"an index of shape {tuple(x.shape[:-1])} below {width} is needed, got {index.shape}")
+    index = require_integers("the index", index, width)
+    if tuple(index.shape) != tuple(x.shape[:-1]):
+        raise ValueError(f"an index of shape {tuple(x.shape[:-1])} is needed, got {index.shape}")
     flat = backend.xp.reshape(x, (rows, width))
     _, total, shifted = _exponentials(flat, backend=backend)
     places = index.reshape(-1).astype(np.int64) + width * np.arange(rows)

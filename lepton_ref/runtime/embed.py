@@ -15,6 +15,7 @@ from lepton_ref.interface import HostArray
 from lepton_ref.models import FAMILIES, GGUF_FAMILIES
 from lepton_ref.models.names import bind
 from lepton_ref.models.program import Program
+from lepton_ref.ops.checks import as_read
 from lepton_ref.runtime.operands import operands
 from lepton_ref.runtime.parts import Parts
 from lepton_ref.runtime.progress import track
@@ -194,5 +195,6 @@ def _pooled(model: Model, rows: list[NDArray[np.int64]], how: Sentence) -> HostA
         hidden, mask, kind = hidden[:, ::-1], mask[:, ::-1], "cls"
     backend = model.backend
     x, seen = (backend.from_numpy(np.ascontiguousarray(array)) for array in (hidden, mask))
+    x = as_read(x, backend=backend, precision=model.precision)
     y = ops.pool(x, seen, kind=kind, normalise=how.normalise, backend=backend, precision=model.precision)
     return backend.to_numpy(y)

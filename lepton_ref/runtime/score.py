@@ -55,8 +55,8 @@ class Perplexity:
 
 
 def scoring(precision: Precision) -> Precision:
-    """What logarithms of probabilities are rounded to: float32 and proven, or float64 as it is under `float64`."""
-    return get_precision("float64" if precision.activations == "fp64" else "reference")
+    """What logarithms of probabilities are rounded to: float32 and proven, or float64 where logits may be float64."""
+    return get_precision("float64" if precision.widest == np.float64 else "reference")
 
 
 def log_probabilities(model: Model, /, ids: Any) -> NDArray[np.float64]:

@@ -60,7 +60,7 @@ class Weight(ABC):
 
     @property
     def operand_width(self) -> int:
-        """How many numbers a row has as `operand` and `panels` give it: I, or more; see `lepton_ref.storage.encoded`."""
+        """How many numbers a row has as `operand` and `panels` give it: I, or more for some of ggml's formats."""
         return math.prod(self.shape[1:])
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """Weights as a linear layer multiplies them where that is not as they are stored.
 
     Unrounded   the closed form of a quantised format, where its decoding rounds to float32
-    WithMinima  the same of ggml's formats whose blocks of 32 have a minimum: it follows the row's values, for each block
+    WithMinima  the same of ggml's formats whose blocks of 32 have a minimum: these follow the row's values
     Encoded     a dense weight in blocks of 32 along a row (the last may be shorter) as Q8_0 or Q4_0, by ggml's
                 reference encoders, or as E4M3 numbers with a scale for each row
 
