@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+import real_models
 from golden_cases import GOLDEN
 from planted import mutated
 from tiny_models import load
@@ -15,7 +16,7 @@ import lepton_ref
 from lepton_ref.compress import layers as page
 from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.gptq import gptq
-from lepton_ref.compress.grid import Grid
+from lepton_ref.compress.grid import Grid, round_to_nearest
 from lepton_ref.compress.hessian import layer_error
 from lepton_ref.compress.layers import quantise_layers
 from lepton_ref.storage import Weight
@@ -99,3 +100,23 @@ def test_the_layers_error_is_that_of_its_outputs() -> None:
     outputs = x @ delta.T
     slack = 2 * len(x) * len(h) * 2.0**-53 * np.square(np.abs(x) @ np.abs(delta).T).sum()
     assert abs(layer_error(delta, h) - np.square(outputs).sum()) <= slack
+
+
+@pytest.mark.slow
+def test_gptq_errs_less_in_every_matrix_of_a_real_models_first_layer() -> None:
+    model = lepton_ref.load(real_models.smollm2())
+    text = " ".join(path.read_text(encoding="utf-8") for path in sorted(GOLDEN.parent.glob("docs/*.md")))
+    seen = calibrate(model, model.tokenizer.encode(text)[:512])
+    count = 0
+    for group, h in seen.hessians():
+        if group.input.startswith("layers.1."):
+            break
+        for op in group.ops:
+            w = model.parts.weights[op.weights["w"]].decode()
+            fed, plain = (
+                layer_error(w - coded.decode(), h)
+                for coded in (gptq(w, h, Grid(4, 64)), round_to_nearest(w, Grid(4, 64)))
+            )
+            assert fed < plain / 2, op.name
+            count += 1
+    assert count == 7
