@@ -336,8 +336,8 @@ BUGS = [
         '"weight_scale_2", "multiply")',
         '"weight_scale_2", "divide")',
     ),
-    ("a zero point off by one", "int8 asymmetric", "(stored + 128)", "(stored + 127)"),
-    ("codes that are not shifted with their zero point", "int8 asymmetric", "packed ^ np.uint8(128)", "packed"),
+    ("a zero point off by one", "int8 asymmetric", "zeros = stored.astype", "zeros = (stored + 1).astype"),
+    ("a zero point that is not read", "int8 asymmetric", "scales, zeros, bits=8", "scales, None, bits=8"),
 ]
 
 

@@ -52,7 +52,7 @@ def codes_twin(part: Matrix, scheme: AffineScheme, low: float, high: float) -> t
 
 def signed(weight: Affine) -> list[list[int]]:
     codes = unpack(weight.packed, weight.bits, weight.shape[1]).astype(int)
-    if weight.zeros is None:
+    if weight.signed:
         codes = np.where(codes >= 1 << (weight.bits - 1), codes - (1 << weight.bits), codes)
     listed: list[list[int]] = codes.tolist()
     return listed
@@ -114,12 +114,18 @@ def test_zero_is_stored_exactly(seed: int, bits: int) -> None:
     assert [row[3] for row in signed(weight)] == weight.zeros[:, 0].tolist()
 
 
-@given(seed=st.integers(0, 2**32 - 1), bits=st.sampled_from(WIDTHS), zero_points=st.booleans())
-def test_random_codes_are_decoded_and_rounded_once(seed: int, bits: int, zero_points: bool) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    bits=st.sampled_from(WIDTHS),
+    zero_points=st.sampled_from(["none", "unsigned", "signed"]),
+)
+def test_random_codes_are_decoded_and_rounded_once(seed: int, bits: int, zero_points: str) -> None:
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 1 << bits, (4, 7), dtype=np.uint8)
     scales = Scales(np.frombuffer(rng.bytes(16), dtype="<f4").reshape(2, 2), "F32")
-    zeros = rng.integers(0, 1 << bits, (2, 2), dtype=np.uint8) if zero_points else None
+    least = 0 if zero_points == "unsigned" else -(1 << (bits - 1))
+    kind = np.uint8 if zero_points == "unsigned" else np.int8
+    zeros = None if zero_points == "none" else rng.integers(least, least + (1 << bits), (2, 2)).astype(kind)
     weight = Affine(pack(codes, bits), scales, zeros, bits=bits, columns=7, tile=(2, 4))
     got, q = weight.decode(), signed(weight)
     for r, c in np.ndindex(4, 7):
@@ -128,7 +134,7 @@ def test_random_codes_are_decoded_and_rounded_once(seed: int, bits: int, zero_po
         want = np.nan if np.isinf(s) and q[r][c] == z else s * (q[r][c] - z)
         assert same(got[r, c : c + 1], [round_to(want, "fp32")])
     check_weight(weight)
-    assert weight.nbytes == weight.packed.nbytes + 16 + (4 if zero_points else 0)
+    assert weight.nbytes == weight.packed.nbytes + 16 + (0 if zero_points == "none" else 4)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -174,7 +180,11 @@ def test_what_cannot_be_is_refused() -> None:
         (lambda: Affine(packed, one, None, bits=3, columns=8, tile=tile), "rows of 3 bytes, uint8"),
         (lambda: Affine(packed, one, packed, bits=4, columns=8, tile=tile), "zero points: "),
         (lambda: Affine(packed, one, packed[:, :1] + 16, bits=4, columns=8, tile=tile), "zero point 16 of 4-bit"),
-        (lambda: Affine(packed, one, hi.astype(np.int8), bits=4, columns=8, tile=tile), "zero points are uint8"),  # type: ignore[arg-type]
+        (lambda: Affine(packed, one, hi, bits=4, columns=8, tile=tile), "zero points are uint8 or int8, got float32"),  # type: ignore[arg-type]
+        (
+            lambda: Affine(packed, one, np.full((2, 1), -9, dtype=np.int8), bits=4, columns=8, tile=tile),
+            "zero point -9 of 4-bit codes; they are -8 … 7",
+        ),
     ]
     for wrong, message in refused:
         with pytest.raises(ValueError, match=message):

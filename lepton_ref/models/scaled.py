@@ -190,17 +190,13 @@ def _int8(parts: PartsOfFile, module: str, scheme: Reader) -> Weight:
     if codes.dtype != np.int8 or codes.ndim != 2:
         raise ValueError(f"weight is {codes.dtype} {codes.shape}; a matrix of int8 is read")
     scales, zeros = _scales(parts, f"{module}.weight_scale"), None
-    packed = codes.view(np.uint8)
     if parts.has(f"{module}.weight_zero_point"):
         stored = _matrix(parts.integers(f"{module}.weight_zero_point")).astype(np.int64)
         if stored.size and (stored.min() < -128 or stored.max() > 127):
             raise ValueError(f"weight_zero_point reaches from {stored.min()} to {stored.max()}; int8 holds −128 … 127")
-        zeros, packed = (
-            (stored + 128).astype(np.uint8),
-            packed ^ np.uint8(128),
-        )  # both codes from −128 on, counted from 0
-    weight = Affine(packed, scales, zeros, bits=8, columns=codes.shape[1], tile=_tile(scales, codes.shape, None))
-    return weight
+        zeros = stored.astype(np.int8)
+    tile = _tile(scales, codes.shape, None)
+    return Affine(codes.view(np.uint8), scales, zeros, bits=8, columns=codes.shape[1], tile=tile)
 
 
 def _mx(format: str, elements: str) -> Callable[[PartsOfFile, str, Reader], Weight]:

@@ -1,7 +1,7 @@
 """Integers of 2 … 8 bits with a scale, and a zero point or none, of a tensor, a row, a group or a block.
 
     symmetric     s·q         q in two's complement
-    asymmetric    s·(q − z)   q and z from 0 to 2^b − 1
+    asymmetric    s·(q − z)   q and z from 0 to 2^b − 1, or both in two's complement
 
 Codes lie in each row as a stream of bits (`lepton_ref.storage.byte_codes`); zero points are a byte each. s is F32, BF16
 or F16, of at most 24 significant bits, and q − z has 9: the value is exact in float64 and is rounded once to float32. A
@@ -31,7 +31,8 @@ class Affine(Tiled):
     Args:
         packed: `(O, bytes of a row)` uint8, the codes.
         scales: `(rows of tiles, columns of tiles)`.
-        zeros: uint8 zero points, one for each tile; None where the codes are signed.
+        zeros: zero points, one for each tile: uint8 beside codes from 0 on, int8 beside codes in two's complement; None
+            for codes in two's complement without.
         bits: the width of a code.
         columns: I.
         tile: rows and columns of a tile; see `lepton_ref.storage.scales.tile_of`.
@@ -46,7 +47,7 @@ class Affine(Tiled):
         self,
         packed: NDArray[np.uint8],
         scales: Scales,
-        zeros: NDArray[np.uint8] | None,
+        zeros: NDArray[np.uint8] | NDArray[np.int8] | None,
         *,
         bits: int,
         columns: int,
@@ -62,26 +63,30 @@ class Affine(Tiled):
         self.shape = (packed.shape[0], columns)
         require_tiles(f"INT{bits}", scales, self.shape, tile)
         if zeros is not None:
-            if zeros.dtype != np.uint8:
-                raise ValueError(f"zero points are uint8, got {zeros.dtype}")
+            if zeros.dtype not in (np.uint8, np.int8):
+                raise ValueError(f"zero points are uint8 or int8, got {zeros.dtype}")
             require_tiles(f"INT{bits} zero points", zeros, self.shape, tile)
-            if zeros.size and int(zeros.max()) >> bits:
-                raise ValueError(f"zero point {int(zeros.max())} of {bits}-bit codes; they are 0 … {(1 << bits) - 1}")
+            least = 0 if zeros.dtype == np.uint8 else -(1 << (bits - 1))
+            wrong = (zeros < least) | (zeros.astype(np.int64) >= least + (1 << bits))
+            if wrong.any():
+                most = least + (1 << bits) - 1
+                raise ValueError(f"zero point {int(zeros[wrong][0])} of {bits}-bit codes; they are {least} … {most}")
         self.packed = packed
         self.scales = scales
         self.zeros = zeros
         self.bits = bits
         self.tile = tile
-        self.format = f"INT{bits}" if zeros is None else f"UINT{bits}"
+        self.signed = zeros is None or zeros.dtype == np.int8
+        self.format = f"INT{bits}" if self.signed else f"UINT{bits}"
         self.formula = "s·q" if zeros is None else "s·(q − z)"
         self.nbytes = packed.nbytes + scales.nbytes + (0 if zeros is None else zeros.nbytes)
 
     def unrounded(self, index: NDArray[np.int64], /) -> Floats:
         """`(N,) -> (N, I)` float64: s·q or s·(q − z), exact."""
         q = unpack(self.packed[index], self.bits, self.shape[1]).astype(np.int16)
-        if self.zeros is None:
+        if self.signed:
             q -= (q >> (self.bits - 1)) << self.bits
-        else:
+        if self.zeros is not None:
             q -= self._zeros_of(index)
         with np.errstate(invalid="ignore"):  # 0·∞
             return q * self.scales.spread(index, self.tile, self.shape[1])
@@ -102,8 +107,9 @@ class Affine(Tiled):
         r, c = row // self.tile[0], column // self.tile[1]
         where = bits_of(row * self.packed.shape[1], column, self.bits)
         scale = self.scales.part("s", r, c)
+        q = code - (code >> (self.bits - 1) << self.bits) if self.signed else code
         if self.zeros is None:
-            return scale, Part("q", where, code, float(code - (code >> (self.bits - 1) << self.bits)))
+            return scale, Part("q", where, code, float(q))
         z = int(self.zeros[r, c])
         at = r * self.zeros.shape[1] + c
-        return scale, Part("z", (Bits(at, 0, 8),), z, float(z)), Part("q", where, code, float(code))
+        return scale, Part("z", (Bits(at, 0, 8),), z & 255, float(z)), Part("q", where, code, float(q))

@@ -60,7 +60,7 @@ class Tiled(Weight):
             raise ValueError(f"element ({row}, {column}) of a matrix {self.shape}; both count from 0")
 
 
-def require_tiles(what: str, scales: Scales | NDArray[np.uint8], shape: tuple[int, int], tile: tuple[int, int]) -> None:
+def require_tiles(what: str, scales: Scales | HostArray, shape: tuple[int, int], tile: tuple[int, int]) -> None:
     """There is one scale for each tile.
 
     Raises:
