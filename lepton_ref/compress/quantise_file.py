@@ -18,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 
 from lepton_ref import __version__
 from lepton_ref.compress.recipe import Choice, Recipe, choose
 from lepton_ref.compress.source import Progress, Source, open_source
+from lepton_ref.compress.transcode import MAPS, lossless
 from lepton_ref.files import write_gguf, write_safetensors
 from lepton_ref.files.stored import stored
 from lepton_ref.interface import HostArray
@@ -53,7 +54,8 @@ class Written:
         choices: each tensor's format, and why.
         elements: how many numbers.
         nbytes: how many bytes they take.
-        requantised: tensors that were in blocks before: their errors add up.
+        requantised: tensors that were in other blocks before: both errors add up. Blocks whose values another format
+            holds exactly (`lepton_ref.compress.transcode`) are mapped, and are not among them.
         unweighted: tensors whose encoder takes importance, and for which none was given though it was for others.
         notes: what the file cannot say.
     """
@@ -134,7 +136,13 @@ def quantise_file(
         choices=choices,
         elements=sum(prod(weight.shape) for weight in tensors.values()),
         nbytes=sum(weight.nbytes for weight in tensors.values()),
-        requantised=tuple(name for name in places if read.tensors[name].format in FORMATS),
+        requantised=tuple(
+            name
+            for name in places
+            if read.tensors[name].format in FORMATS
+            and choices[name].format not in ("F32", "F64")
+            and (read.tensors[name].format, choices[name].format) not in MAPS
+        ),
         unweighted=() if importance is None else tuple(name for name in searched if name not in importance),
         notes=read.notes,
     )
@@ -192,6 +200,10 @@ def _encoded(
     weights = columns if format_ in WEIGHTED else None
 
     def panel(start: int, stop: int) -> bytes:
+        if _same_values(weight, format_):
+            exact = lossless(weight.format, format_, weight.raw[start:stop])
+            if exact is not None:
+                return exact.tobytes()
         return encode(format_, weight.rows(start, stop), **({} if weights is None else {"weights": weights})).tobytes()
 
     step = max(1, PANEL // max(1, prod(weight.shape[1:])))
@@ -204,6 +216,11 @@ def _encoded(
             yield from pool.map(lambda both: panel(*both), ends)
     except ValueError as error:
         raise ValueError(f"tensor {name!r} cannot be stored as {format_}: {error}") from error
+
+
+def _same_values(weight: Weight, format_: str) -> TypeGuard[BlockQuantised]:
+    """Whether there is a map from blocks to blocks of the same values."""
+    return isinstance(weight, BlockQuantised) and (weight.format, format_) in MAPS
 
 
 def _view(spool: IO[bytes], begin: int, end: int, format_: str, shape: tuple[int, ...]) -> Weight:
