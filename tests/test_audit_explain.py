@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from fractions import Fraction
 from pathlib import Path
@@ -14,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted import mutated
+from tiny_models import Stored, write_stored
 
 from lepton_ref.audit import explain as page
 from lepton_ref.audit import formula as formulas
 from lepton_ref.audit.explain import Explanation, exact_text, explain
 from lepton_ref.audit.formula import FormulaError, evaluate, substitute
+from lepton_ref.audit.open_file import open_file
 from lepton_ref.files import read_gguf, read_safetensors, write_gguf, write_safetensors
 from lepton_ref.plain.formats import round_to
 from lepton_ref.storage import DENSE_FORMATS, FORMATS, BlockFormat, BlockQuantised, Dense, RowView, Weight, decode
@@ -173,6 +176,30 @@ def test_a_view_of_rows_is_followed() -> None:
     raw = raw_row(FORMATS["Q8_0"], 1, blocks=3).reshape(3, 34)
     view = RowView(BlockQuantised(raw, format=FORMATS["Q8_0"]), np.array([2, 0]))
     assert explain(view, "w", 0, 1).block == raw[2].tobytes()
+
+
+def test_packed_matrices_name_the_tensor_of_each_part(tmp_path: Path) -> None:
+    words = np.random.default_rng(2).integers(0, 2**32, (8, 32), dtype=np.uint32)
+    tensors: dict[str, Stored] = {
+        "a.qweight": ("I32", (8, 32), words.tobytes()),
+        "a.qzeros": ("I32", (1, 4), np.full(4, 0x88888888, dtype=np.uint32).tobytes()),
+        "a.scales": ("F16", (1, 32), np.linspace(0.1, 1, 32).astype("<f2").tobytes()),
+        "a.g_idx": ("I32", (64,), np.zeros(64, "<i4").tobytes()),
+    }
+    write_stored(tmp_path / "model.safetensors", tensors)
+    config = {"quant_method": "gptq", "bits": 4, "group_size": -1, "desc_act": False, "checkpoint_format": "gptq_v2"}
+    text = json.dumps({"model_type": "llama", "quantization_config": config})
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    file = open_file(tmp_path)
+    for row, column in ((0, 0), (3, 17), (31, 63)):
+        found = explain(file, "a.weight", row, column)
+        code = int(words[column // 8, row] >> 4 * (column % 8)) & 15
+        scale = Fraction(float(np.linspace(0.1, 1, 32).astype("<f2")[row]))
+        assert found.exact == scale * (code - 8)
+        assert found.value == file.tensors["a.weight"].decode()[row, column]
+        assert found.agrees
+        assert f"q = {code:04b} = {code}, of [{4 * (32 * (column // 8) + row) + column % 8 // 2}]" in str(found)
+        assert "of qweight" in str(found)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -36,9 +36,15 @@ LAYOUTS: Mapping[str, tuple[int, int]] = MappingProxyType(
 
 @runtime_checkable
 class Readable(Protocol):
-    """A storage class that says where an element lies: packed integers, scaled floats."""
+    """A storage class that says where an element lies: packed integers, scaled floats.
+
+    Attributes:
+        formula: the value in terms of the parts.
+        tensors: a part → the end of the name of the tensor whose bytes hold it.
+    """
 
     formula: str
+    tensors: Mapping[str, str]
 
     def read(self, row: int, column: int, /) -> tuple[Part, ...]:
         """The parts of one element."""
@@ -63,6 +69,7 @@ class Explanation:
         formula: the value in terms of the parts.
         exact: the real value; None where it is no finite number.
         value: what `decode` gives: float32, of F64 float64.
+        homes: (part, end of the name of the tensor whose bytes hold it) where that is not the block.
     """
 
     tensor: str
@@ -79,6 +86,7 @@ class Explanation:
     formula: str
     exact: Fraction | None
     value: float
+    homes: tuple[tuple[str, str], ...] = ()
 
     @property
     def substituted(self) -> str:
@@ -107,7 +115,7 @@ class Explanation:
             where = f"+{field.at}" if field.nbytes == 1 else f"+{field.at} to +{inside.stop - 1}"
             used = " ".join(f"[{at}]={self.block[at]:02x}" for at in inside if at in seen)
             found.append(("field", f"{field.name}: {where}, {field.what}" + (f"; {used}" if used else "")))
-        found += [("bits", _bits(one)) for one in self.parts]
+        found += [("bits", _bits(one, dict(self.homes).get(one.name, ""))) for one in self.parts]
         found += [("formula", f"{self.formula} = {self.substituted}"), ("exact", exact_text(self.exact))]
         kind = "float64" if self.format == "F64" else "float32"
         found.append((kind, f"{_shown(self.value, kind)} ({_hex(self.value, kind)})"))
@@ -167,7 +175,7 @@ def explain(source: TensorFile | Weight, tensor: str, row: int, column: int, /) 
         exact = evaluate(base.formula, _values(parts))
         return Explanation(
             **where, offset=None, block=b"", element=column, fields=(), parts=parts, formula=base.formula,
-            exact=exact, value=value,
+            exact=exact, value=value, homes=tuple(base.tensors.items()),
         )  # fmt: skip
     raise ValueError(f"{tensor} is {base.format} ({type(base).__name__}), which does not say where its elements lie")
 
@@ -250,7 +258,7 @@ def file_offset(array: HostArray) -> int | None:
     return int(array.__array_interface__["data"][0]) - int(start)
 
 
-def _bits(part: Part) -> str:
+def _bits(part: Part, home: str) -> str:
     width = sum(bits.width for bits in part.where)
     where = ", ".join(
         f"[{b.byte}]" if b.width == 8 else f"[{b.byte}] bit{'s' if b.width > 1 else ''} "
@@ -258,7 +266,7 @@ def _bits(part: Part) -> str:
         for b in part.where
     )  # fmt: skip
     value = "" if part.value == part.code else f" → {written(part.value)}"
-    return f"{part.name} = {part.code:0{width}b} = {part.code}{value}, of {where}"
+    return f"{part.name} = {part.code:0{width}b} = {part.code}{value}, of {where}" + (f" of {home}" if home else "")
 
 
 def exact_text(value: Fraction | None) -> str:
