@@ -216,6 +216,31 @@ def test_the_table_of_largest_codes_is_what_each_rule_leaves(rule: str) -> None:
     assert set(code.tolist()) == MX_RULES[rule]
 
 
+# --- the order of nibbles ---------------------------------------------------------------------------------------------
+
+
+def with_norm(path: Path, format_: str, *, exchanged: bool, together: bool) -> Path:
+    """A matrix whose columns are the smaller the larger the norm's weights are, or have nothing to do with them."""
+    norm = np.exp(np.random.default_rng(8).standard_normal(256) / 2).astype("<f4")
+    array = (wide_tensors()[UP] / norm if together else wide_tensors()[UP]).astype("<f4")
+    raw = encode(format_, array)
+    if exchanged:
+        blocks = raw.reshape(-1, FORMATS[format_].nbytes)
+        field = next(field for field in FORMATS[format_].fields if field.name == "qs")
+        codes = blocks[:, field.at : field.at + field.nbytes]
+        blocks[:, field.at : field.at + field.nbytes] = codes >> 4 | codes << 4
+    matrix = BlockQuantised(raw, format=FORMATS[format_])
+    return wide_gguf(path, blk__0__ffn_up__weight=matrix, blk__0__ffn_norm__weight=norm)
+
+
+@pytest.mark.parametrize("format_", ["Q4_0", "Q4_1", "Q4_K", "MXFP4"])
+@pytest.mark.parametrize(("exchanged", "together"), [(True, True), (False, True), (True, False), (False, False)])
+def test_nibbles_that_were_exchanged(format_: str, exchanged: bool, together: bool, tmp_path: Path) -> None:
+    found = lint(with_norm(tmp_path / "x.gguf", format_, exchanged=exchanged, together=together))
+    wrong = [(one.severity, one.tensor) for one in found if one.rule == "nibble-order"]
+    assert wrong == ([("error", UP)] if exchanged and together else [])
+
+
 # --- packed matrices --------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@
     duplicates    matrices of the same bytes
     unquantised   a file that says it is quantised and has its matrices dense
     mx-rounding   by which rule the shared scales of MXFP4 were chosen
+    nibble-order  see `lepton_ref.audit.lint_nibbles`
     gptq-version, nvfp4-scale    see `lepton_ref.audit.lint_packed`
 
 MX rounding. With r = amax/2^E, the largest |code| of a block that is not zero is 4 or 6 under FLOOR (r in [4, 8)) and
@@ -26,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.audit.findings import Finding, Findings
+from lepton_ref.audit.lint_nibbles import lint_nibbles
 from lepton_ref.audit.lint_packed import lint_packed
 from lepton_ref.audit.open_file import open_file
 from lepton_ref.files import TensorFile
@@ -98,6 +100,7 @@ def lint_tensors(file: TensorFile, /, *, progress: Progress | None = None) -> Fi
         found += _values(name, weight)
         found += _scales(name, weight)
         found += _duplicates(name, weight, seen)
+        found += lint_nibbles(name, weight, file.tensors)
     return Findings([*found, *_unquantised(file), *_mx_rounding(file)])
 
 
