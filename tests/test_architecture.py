@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conformance": BELOW_RUNTIME,
     "runtime": BELOW_RUNTIME | {"audit"},
     "cli": BELOW_CLI,
+    "__main__": {"cli"},
     "demo": BELOW_CLI | {"cli", "golden"},
     "__init__": BELOW_CLI,
 }

@@ -32,7 +32,9 @@ def attend(**changed: Any) -> Any:
         "q": ones(1, 2, 4, 3), "k": ones(1, 5, 2, 3), "v": ones(1, 5, 2, 3),
         "mask": np.ones((1, 2, 5), dtype=bool), "sinks": None, "cap": None,
     } | changed  # fmt: skip
-    return ops.attention(*(given[n] for n in ("q", "k", "v", "mask", "sinks")), scale=given.get("scale", 1.0), cap=given["cap"], **TO)
+    return ops.attention(
+        *(given[n] for n in ("q", "k", "v", "mask", "sinks")), scale=given.get("scale", 1.0), cap=given["cap"], **TO
+    )
 
 
 def see(**changed: Any) -> Any:

@@ -61,9 +61,7 @@ def lint_packed(path: str | os.PathLike[str], /) -> list[Finding]:
         file = checkpoint.tensors
         others = [*file.integers, *file.refused]
         try:
-            grouped = group(
-                config, file.tensors, file.integers, others=others, where=str(path), codes=file.codes
-            )
+            grouped = group(config, file.tensors, file.integers, others=others, where=str(path), codes=file.codes)
             if config.fields and set(grouped.tensors) == set(file.tensors):
                 found.append(_unpacked(config))
         except (ConfigError, WeightsError) as error:

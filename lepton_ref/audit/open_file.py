@@ -30,9 +30,7 @@ def open_file(path: str | os.PathLike[str], /) -> TensorFile:
         file = checkpoint.tensors
         config = Reader(checkpoint.config, where=str(path / "config.json")).section("quantization_config")
         others = [*file.integers, *file.refused]
-        grouped = group(
-            config, file.tensors, file.integers, others=others, where=str(path), codes=file.codes
-        )
+        grouped = group(config, file.tensors, file.integers, others=others, where=str(path), codes=file.codes)
         return replace(file, path=path, tensors=grouped.tensors)
     if path.suffix == ".gguf":
         return read_gguf(path)
