@@ -8,6 +8,7 @@ each, since other programs only add time.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from lepton_ref.numerics import PRECISIONS, Precision, counting
 
 ELEMENTS = 4096
 """About as many outputs each call has."""
+
+TIMES = 4
 
 BACKEND = NumpyBackend()
 
@@ -71,8 +74,12 @@ def ordinary(call: Drawn) -> Drawn:
     return replace(call, inputs=tuple(inputs))
 
 
-def rows(names: tuple[str, ...] = tuple(ADVERSARIES)) -> Iterator[Row]:
-    """One of each adversary, of about `ELEMENTS` outputs."""
+def rows(names: tuple[str, ...] = tuple(ADVERSARIES), *, most: float = math.inf) -> Iterator[Row]:
+    """One of each adversary, of about `ELEMENTS` outputs; one above `most` is measured up to `TIMES` times.
+
+    Processor time is no measure of one program alone where others share the cores and their caches. They can only add
+    to it, and an input that really takes longer does so every time.
+    """
     for name in names:
         adversary, precision = ADVERSARIES[name], PRECISIONS[ADVERSARIES[name].precision]
         few = adversary.draw(4).run(BACKEND, precision).size
@@ -82,8 +89,13 @@ def rows(names: tuple[str, ...] = tuple(ADVERSARIES)) -> Iterator[Row]:
             hard.run(BACKEND, precision)
         total = counts.total
         if total.ambiguous == total.elements:
-            usual = seconds(ordinary(hard), precision)
-            yield Row(name, total.elements, total.ambiguous, total.exactly, usual, seconds(hard, precision))
+            usual, adverse = math.inf, math.inf
+            for _ in range(TIMES):
+                usual = min(usual, seconds(ordinary(hard), precision))
+                adverse = min(adverse, seconds(hard, precision))
+                if adverse <= most * usual:
+                    break
+            yield Row(name, total.elements, total.ambiguous, total.exactly, usual, adverse)
 
 
 if __name__ == "__main__":
