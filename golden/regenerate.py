@@ -66,23 +66,26 @@ def _module_groups(module: str) -> list[Group]:
     return [Group(*fields) for fields in importlib.import_module(f"lepton_ref.golden.{module}").GROUPS]
 
 
-MODULES = (
-    "real",
-    "text_goldens",
-    "storage_goldens",
-    "storage_ggml_goldens",
-    "storage_iq_goldens",
-    "storage_scaled_goldens",
-    "storage_packed_goldens",
-    "storage_encoder_goldens",
-    "hash_goldens",
-)
+MODULES = {
+    "real": ("real",),
+    "text_goldens": ("text",),
+    "storage_goldens": ("storage",),
+    "storage_ggml_goldens": ("storage_ggml",),
+    "storage_iq_goldens": ("storage_iq", "storage_iq_encoders"),
+    "storage_scaled_goldens": ("storage_scaled",),
+    "storage_packed_goldens": ("storage_packed",),
+    "storage_encoder_goldens": ("storage_encoders",),
+    "hash_goldens": ("hashes",),
+}
+"""Module → the folders right below golden/ that its groups lie in."""
 
 
 def groups(only: list[str]) -> list[Group]:
-    """Every group there is; or the hashes alone, without importing a peer, where nothing else is asked for."""
-    if only and all(word.split("/")[0] == "hashes" for word in only):
-        return _module_groups("hash_goldens")
+    """Every group there is; or those of the folders that are named alone, without importing the peers of others."""
+    asked = {top(word) for word in only}
+    named = {folder for folders in MODULES.values() for folder in folders}
+    if only and asked <= named:
+        return [group for name, has in MODULES.items() if asked & set(has) for group in _module_groups(name)]
     return [*_tiny_groups(), *(group for name in MODULES for group in _module_groups(name))]
 
 
