@@ -214,6 +214,15 @@ def attention_with_a_level_sink_of_zero(n: int, keys: int = 8, width: int = 4, *
     return op.attention(0 * q, k, values, mask, 0 * sinks, scale=1.0, cap=30.0)
 
 
+def attention_with_a_level_sink_beside_infinity(
+    n: int, keys: int = 8, width: int = 4, *, format: str = "fp32"
+) -> Drawn:
+    """As `attention_with_a_level_sink`, after a last key that nobody sees and that is no number."""
+    q, k, values, mask, sinks = attention_with_a_level_sink(n, keys, width, format=format).inputs
+    k, values = (np.concatenate([x, np.full_like(x[:, :1], np.inf)], axis=1) for x in (k, values))
+    return op.attention(q, k, values, np.concatenate([mask, ~mask[..., :1]], axis=-1), sinks, scale=1.0)
+
+
 def attention_of_large_products(n: int, keys: int = 8, width: int = 4) -> Drawn:
     """Scores are small differences of products of 10⁷: float64's own error in them is larger than a float32's ulp."""
     rng = np.random.default_rng(10)
@@ -421,6 +430,7 @@ ADVERSARIES: Mapping[str, Adversary] = MappingProxyType(
         "attention, a level sink of zero": _of(attention_with_a_level_sink_of_zero),
         "attention, large products": _of(attention_of_large_products, some=True),
         "attention, cancels": _of(attention_that_cancels),
+        "attention, a level sink beside infinity": _of(attention_with_a_level_sink_beside_infinity),
         "attention, a level sink": _of(attention_with_a_level_sink),
         "gated, tiny gates": _of(gated_of_tiny_gates),
         "gated gelu, tiny gates": _of(gated_of_tiny_gates, kind="gelu"),

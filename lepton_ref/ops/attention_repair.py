@@ -152,11 +152,14 @@ class AttentionRepair:
         one, other = order[row, at], order[row, at + 1]
         sink = seen.shape[1] - 1
         keys = self.given.host(self.given.k_bsgk)
-        first, second = (keys[b[row], np.minimum(key, sink - 1), g[row]] for key in (one, other))
+        of_keys = np.maximum(one, other) < sink  # the key that stands in for the sink may be unseen, and no number
+        first, second = (
+            np.where(of_keys[:, None], keys[b[row], np.minimum(key, sink - 1), g[row]], 0.0) for key in (one, other)
+        )
         q = self.given.host(self.given.q_bthk)[b, t, h][row]
         same = dot_sums(np.concatenate([q, q], axis=1), np.concatenate([second, -first], axis=1)).sign() == 0
         with_sink = meets[row, np.minimum(np.minimum(one, other), sink - 1)]
-        equal[row, at] = np.where(np.maximum(one, other) == sink, with_sink, same)
+        equal[row, at] = np.where(of_keys, same, with_sink)
         number: Places = np.concatenate([np.zeros((len(order), 1), dtype=np.intp), np.cumsum(~equal, axis=1)], axis=1)
         found = np.empty(order.shape, dtype=np.intp)
         found[rows, order] = np.where(there, number, -1)
