@@ -95,6 +95,8 @@ def specified(path: Path, text: Text, precision: str) -> NDArray[np.float32]:
         {name: numbers[0].tolist() for name, numbers in batch.integers.items()},
         format=how.activations,
         operands=how.operands,
+        formats={name: weight.format for name, weight in parts.weights.items()},
+        attended=how.attended,
     )
     return np.array(forward(run, parts.program.ops)[parts.program.output], dtype=np.float32)
 
