@@ -480,7 +480,8 @@ def test_output_that_cannot_be_written_is_a_failure(words: tuple[object, ...], p
     assert (ran.returncode, error) == (1, "lepton-ref: error: [Errno 28] No space left on device\n")
 
 
-def test_an_interrupted_process_ends_with_130(path: Path) -> None:
+def test_an_interrupted_process_ends_with_130(tmp_path: Path) -> None:
+    path = talking(tmp_path / "endless.gguf", **{"llama.context_length": 10**6})  # it does not end by itself
     run = process("run", path, "hello", "--max-tokens", 10**9)
     assert run.stdout is not None
     assert run.stdout.read(6).startswith("hello")
