@@ -17,8 +17,7 @@ import golden_cases
 import numpy as np
 import pytest
 from talking_model import METADATA, TOKENS, talking
-from tiny_models import llama_gguf
-from tiny_models import load
+from tiny_models import llama_gguf, load
 
 from lepton_ref import Model, __version__, cli, cli_report
 from lepton_ref.runtime import decoding

@@ -130,3 +130,17 @@ def test_the_first_override_that_matches_counts() -> None:
 def test_a_precision_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         Precision("mine").activations = "bf16"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Precision("x", machine="a100-fp16"), "must be a Machine, got 'a100-fp16'"),
+        (lambda: Precision(5), "name must be text, got 5"),
+        (lambda: REFERENCE.override(["a"]), "a mapping such as"),
+        (lambda: REFERENCE.override({5: "bf16"}), "a mapping such as"),
+    ],
+)
+def test_a_precision_of_other_things_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()

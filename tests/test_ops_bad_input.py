@@ -91,6 +91,7 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "sinks of another number": (lambda: attend(sinks=ones(2)), "there is one sink for each query head, (4,), got (2,)"),
     "a negative cap": (lambda: attend(cap=-1.0), "a soft cap must be positive, got -1.0; leave it out where a model has none"),
     "no key": (lambda: attend(k=ones(1, 0, 2, 3), v=ones(1, 0, 2, 3), mask=np.ones((1, 2, 0), dtype=bool)), "attention needs at least one key, got none; mask what must not be seen"),
+    "a window of half a key": (lambda: see(window=1.5), "a window must be a whole number of keys, got 1.5"),
     "a window of nothing": (lambda: see(window=0), "a window holds at least the query itself, got 0; None is no window"),
     "validity of integers": (lambda: see(valid_bs=np.ones((1, 2), dtype=np.int64)), "validity must hold booleans, False for padding, got int64"),
     "validity of other keys": (lambda: see(valid_bs=np.ones((1, 3), dtype=bool)), "queries (B, T), keys (B, S) and validity (B, S) must agree, got (1, 1), (1, 2) and (1, 3)"),

@@ -48,6 +48,10 @@ class Precision:
     attended: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise ValueError(f"a precision's name must be text, got {self.name!r}")
+        if self.machine is not None and not isinstance(self.machine, Machine):
+            raise ValueError(f"precision {self.name!r}: machine must be a Machine, got {self.machine!r}; see MACHINES")
         for what, value, known in (
             ("activations", self.activations, ACTIVATIONS),
             ("operands", self.operands, OPERANDS),
@@ -88,8 +92,10 @@ class Precision:
         """The same precision, but for the ops whose names match: `{"layers.0.*": "bf16", "head": "float64"}`.
 
         Raises:
-            ValueError: an unknown name, or a precision that has overrides itself.
+            ValueError: no mapping of text, an unknown name, or a precision that has overrides itself.
         """
+        if not isinstance(patterns, Mapping) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ValueError(f'overrides are a mapping such as {{"head": "bf16"}}, got {patterns!r}')
         added = tuple((pattern, get_precision(how)) for pattern, how in patterns.items())
         for pattern, how in added:
             if how.overrides:

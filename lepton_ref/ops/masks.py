@@ -38,6 +38,8 @@ def attention_mask(
         )
     if valid_bs.dtype != np.bool_:
         raise ValueError(f"validity must hold booleans, False for padding, got {valid_bs.dtype}")
+    if window is not None and not isinstance(window, (int, np.integer)):
+        raise ValueError(f"a window must be a whole number of keys, got {window!r}")
     if window is not None and window < 1:
         raise ValueError(f"a window holds at least the query itself, got {window}; None is no window")
     distance = order_bt[:, :, None] - order_bs[:, None, :]
