@@ -53,10 +53,20 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def _rows(found: Sequence[Difference], args: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = [one.row() for one in found]
+    return [_shown(one.row(), args) for one in found]
+
+
+def _shown(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """As it is in JSON; four digits of each figure in the terminal."""
     if args.json:
-        return rows
-    return [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+        return row
+    return {key: _digits(value) for key, value in row.items()}
+
+
+def _digits(value: Any) -> Any:
+    if isinstance(value, list):
+        return " – ".join(map(_digits, value))
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _predictions(models: list[Model], ids: list[int], args: argparse.Namespace) -> dict[str, Any]:
@@ -78,7 +88,7 @@ def _predictions(models: list[Model], ids: list[int], args: argparse.Namespace) 
         "positions": found.positions,
         "protocol": found.protocol,
     }
-    report: dict[str, Any] = {"outputs of layers": _rows(found.layers, args), "logits": logits}
+    report: dict[str, Any] = {"outputs of layers": _rows(found.layers, args), "logits": _shown(logits, args)}
     if len(ids) < 2:
         return report
     window = max(2, args.window)
@@ -88,4 +98,4 @@ def _predictions(models: list[Model], ids: list[int], args: argparse.Namespace) 
         f"once, {scores[0].tokens} in all, given what its first window shows before it"
     )
     values = {"a": scores[0].value, "b": scores[1].value, "b/a": scores[1].value / scores[0].value}
-    return {**report, "perplexity": {**values, "protocol": how}}
+    return {**report, "perplexity": _shown({**values, "protocol": how}, args)}

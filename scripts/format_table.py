@@ -6,7 +6,8 @@
 The original is SmolLM2-135M-Instruct as its file holds it, Q4_1, decoded: what is measured is what another format adds.
 A format's file is made by `compress.quantise_file`, with and without the importance that calibration tokens give; the
 integer grids by `compress.quantise_layers` with each method. The first `CALIBRATION` tokens of the text calibrate, the
-next `EVALUATION` are evaluated, under precision `reference`, in one pass without padding.
+next `EVALUATION` are evaluated, under precision `reference`, in one pass without padding. The text is the opening of
+Alice's Adventures in Wonderland (Carroll 1865), which is in the public domain.
 """
 
 from __future__ import annotations

@@ -17,11 +17,12 @@ from wide_model import METADATA, wide_gguf, wide_tensors
 
 from lepton_ref.audit import lint as page
 from lepton_ref.audit.findings import Finding, Findings
-from lepton_ref.audit.lint import MX_RULES, lint, lint_tensors
+from lepton_ref.audit.lint import lint, lint_tensors
 from lepton_ref.compress.quantise_file import quantise_file
 from lepton_ref.compress.recipe import Recipe
-from lepton_ref.files import FileFormatError, read_gguf, write_gguf
+from lepton_ref.files import FileFormatError, TensorFile, read_gguf, write_gguf
 from lepton_ref.storage import FORMATS, BlockQuantised, encode
+from lepton_ref.storage.encoders.mx import encode_mx
 
 TINY = golden_cases.GOLDEN / "tiny"
 UP = "blk.0.ffn_up.weight"
@@ -178,11 +179,11 @@ def mxfp4(path: Path, largest: list[int]) -> Path:
 @pytest.mark.parametrize(
     ("codes", "severity", "text"),
     [
-        ([7, 6], "info", "cannot tell which of FLOOR, EVEN, RCEIL chose the scales"),
-        ([7, 6, 5], "info", "RCEIL alone explains that"),
-        ([4, 5, 6], "info", "CEIL alone explains that"),
-        ([5, 6], "info", "cannot tell which of CEIL, RCEIL"),
-        ([7, 4], "warning", "none of FLOOR, EVEN, CEIL, RCEIL explains that"),
+        ([7, 6], "info", "cannot tell which rule chose the scales of MXFP4: FLOOR or RCEIL or EVEN, by 2 blocks"),
+        ([7, 6, 5], "info", "MXFP4: RCEIL, by 3 blocks"),
+        ([4, 5, 6], "info", "MXFP4: CEIL, by 3 blocks"),
+        ([5, 6], "info", "cannot tell which rule chose the scales of MXFP4: CEIL or RCEIL, by 2 blocks"),
+        ([7, 4], "warning", "MXFP4: none of the four rules, by 2 blocks"),
     ],
 )
 def test_which_rule_chose_the_scales(codes: list[int], severity: str, text: str, tmp_path: Path) -> None:
@@ -198,22 +199,13 @@ def test_ggml_s_own_rule_is_among_those_that_explain_its_blocks(tmp_path: Path) 
     assert "FLOOR" in found[0].reason
 
 
-@pytest.mark.parametrize("rule", MX_RULES)
-def test_the_table_of_largest_codes_is_what_each_rule_leaves(rule: str) -> None:
-    """r = amax/2^E runs over the rule's interval; E2M1 rounds it to nearest even, at most 6."""
-    amax = np.linspace(1, 2, 4097)[:-1]
-    exponent = {
-        "FLOOR": np.full(4096, -2),
-        "CEIL": np.where(amax == 1, -2, -1),
-        "RCEIL": np.where(amax <= 1.5, -2, -1),
-        "EVEN": np.where(amax < 1.75, -2, -1),
-    }[rule]
-    ratio = amax / 2.0**exponent
-    numbers = np.array([2, 3, 4, 6])
-    ends = np.array([2.5, 3.5, 5.0])  # ties to 2, 4, 4
-    code = np.where(ratio <= 2.5, 2, np.where(ratio < 3.5, 3, np.where(ratio <= 5, 4, 6)))
-    assert len(ends) + 1 == len(numbers)
-    assert set(code.tolist()) == MX_RULES[rule]
+@pytest.mark.parametrize("how", ["CEIL", "FLOOR"])
+def test_matrices_of_a_folder_are_asked_as_well(how: str) -> None:
+    x = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    tensors = {"x.weight": encode_mx(x, format="MXFP4", rule=how)}
+    found = lint_tensors(TensorFile(Path("x"), "safetensors", tensors, {}, 0))
+    assert [(one.rule, one.severity) for one in found] == [("mx-rounding", "info")]
+    assert how in found[0].reason
 
 
 # --- the order of nibbles ---------------------------------------------------------------------------------------------

@@ -1,17 +1,14 @@
 """What is wrong with a weight file, from its data: never a guess, and a verdict "cannot tell" where they do not decide.
 
-    values        numbers that are not finite; matrices, or rows of them, that are all zero or all one number
-    scales        scales of blocks that are not finite, or subnormal fp16 numbers of so few bits that their rounding
-                  moves a weight by half a step
-    duplicates    matrices of the same bytes
-    unquantised   a file that says it is quantised and has its matrices dense
-    mx-rounding   by which rule the shared scales of MXFP4 were chosen
-    nibble-order  see `lepton_ref.audit.lint_nibbles`
-    gptq-version, nvfp4-scale    see `lepton_ref.audit.lint_packed`
+values        numbers that are not finite; matrices, or rows of them, that are all zero or all one number
+scales        scales of blocks that are not finite, or subnormal fp16 numbers of so few bits that their rounding
+              moves a weight by half a step
+duplicates    matrices of the same bytes
+unquantised   a file that says it is quantised and has its matrices dense
+mx-rounding   by which rule the shared scales of MX blocks were chosen: see `lepton_ref.storage.detect_rule`
+nibble-order  see `lepton_ref.audit.lint_nibbles`
+gptq-version, nvfp4-scale    see `lepton_ref.audit.lint_packed`
 
-MX rounding. With r = amax/2^E, the largest |code| of a block that is not zero is 4 or 6 under FLOOR (r in [4, 8)) and
-EVEN (r in [3.5, 7)), 2, 3 or 4 under CEIL (r in (2, 4]) and 3, 4 or 6 under RCEIL (r in (3, 6]): a rule that the codes
-of one block contradict is out.
 """
 
 from __future__ import annotations
@@ -19,9 +16,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +27,10 @@ from lepton_ref.audit.lint_nibbles import lint_nibbles
 from lepton_ref.audit.lint_packed import lint_packed
 from lepton_ref.audit.open_file import open_file
 from lepton_ref.files import TensorFile
+from lepton_ref.numerics.formats import decode_array
 from lepton_ref.storage import DENSE_FORMATS, BlockQuantised, Dense, Weight
+from lepton_ref.storage.detect_rule import largest, rule_of
+from lepton_ref.storage.mx import MX
 
 PANEL = 1 << 20
 """Elements that are decoded at a time."""
@@ -53,16 +52,6 @@ SMALL = ("norm", "position_embd", "token_types", "ffn_gate_inp", "rotary", "rope
 
 FLOAT_FILES = (0, 1, 32)
 """`general.file_type` of files that are all F32, mostly F16, mostly BF16."""
-
-MX_RULES: Mapping[str, frozenset[int]] = MappingProxyType(
-    {
-        "FLOOR": frozenset({4, 6}),
-        "EVEN": frozenset({4, 6}),
-        "CEIL": frozenset({2, 3, 4}),
-        "RCEIL": frozenset({3, 4, 6}),
-    }
-)
-"""Rule → what the largest |number| of a block that is not zero can be."""
 
 Progress = Callable[[list[str]], Iterable[str]]
 
@@ -221,29 +210,33 @@ def _unquantised(file: TensorFile) -> Iterator[Finding]:
 
 
 def _mx_rounding(file: TensorFile) -> Iterator[Finding]:
-    largest: set[int] = set()
-    blocks = 0
+    sizes: dict[str, list[NDArray[np.float64]]] = {}
     for weight in file.tensors.values():
-        if not isinstance(weight, BlockQuantised) or weight.format != "MXFP4":
+        if isinstance(weight, MX):
+            sizes.setdefault(weight.elements, []).append(largest(weight))
+        elif isinstance(weight, BlockQuantised) and weight.format == "MXFP4":
+            sizes.setdefault("MXFP4", []).append(_largest(weight))
+    for elements, parts in sizes.items():
+        found = rule_of(np.concatenate(parts), elements)
+        what = f"{elements}: {found.reason}"
+        if not found.blocks:
             continue
-        raw = weight.raw.reshape(-1, weight.block.nbytes)
-        for start in range(0, len(raw), PANEL // weight.block.length):
-            part = raw[start : start + PANEL // weight.block.length]
-            size = np.maximum(part[:, 1:] & 7, part[:, 1:] >> 4 & 7).max(axis=1)
-            free = (size > 0) & (part[:, 0] > 0) & (part[:, 0] < 254)  # at E8M0's ends every rule gives way
-            largest |= {(0, 1, 2, 3, 4, 6, 8, 12)[code] for code in np.unique(size[free])}
-            blocks += int(np.count_nonzero(free))
-    if not blocks:
-        return
-    seen = {value / 2 for value in largest}
-    rules = [rule for rule, allowed in MX_RULES.items() if seen <= allowed]
-    shown = ", ".join(f"{value:g}" for value in sorted(seen))
-    what = f"the largest |number| of a block is {shown} in {blocks} blocks of MXFP4"
-    if len(rules) == 1:
-        yield Finding("info", "mx-rounding", "", f"{what}: {rules[0]} alone explains that", "nothing to do")
-    elif rules:
-        reason = f"{what}: cannot tell which of {', '.join(rules)} chose the scales; each explains that"
-        yield Finding("info", "mx-rounding", "", reason, "ask whoever quantised, if you must have the same bits")
-    else:
-        reason = f"{what}: none of {', '.join(MX_RULES)} explains that"
-        yield Finding("warning", "mx-rounding", "", reason, "scales or codes are not those of one quantisation")
+        if len(found.rules) == 1:
+            yield Finding("info", "mx-rounding", "", what, "nothing to do")
+        elif found.rules:
+            remedy = "ask whoever quantised, if you must have the same bits"
+            yield Finding("info", "mx-rounding", "", f"cannot tell which rule chose the scales of {what}", remedy)
+        else:
+            yield Finding("warning", "mx-rounding", "", what, "scales or codes are not those of one quantisation")
+
+
+def _largest(weight: BlockQuantised) -> NDArray[np.float64]:
+    """The largest |number| of each block of ggml's MXFP4 that says something: neither zero nor at an end of E8M0."""
+    raw = weight.raw.reshape(-1, weight.block.nbytes)
+    found = []
+    for start in range(0, len(raw), PANEL // weight.block.length):
+        part = raw[start : start + PANEL // weight.block.length]
+        code = np.maximum(part[:, 1:] & 7, part[:, 1:] >> 4 & 7).max(axis=1)
+        found.append(decode_array(code[(part[:, 0] > 0) & (part[:, 0] < 254)], "e2m1"))
+    sizes = np.concatenate(found) if found else np.zeros(0)
+    return sizes[sizes > 0]

@@ -20,6 +20,7 @@ from lepton_ref.plain import ggml, machine_dot, quantise
 from lepton_ref.plain import ops as plain
 from lepton_ref.plain.formats import round_to
 from lepton_ref.storage import DENSE_FORMATS, Weight
+from lepton_ref.storage.bits import half
 from lepton_ref.storage.encoded import as_operand
 from lepton_ref.storage.kept import Kept
 
@@ -88,10 +89,7 @@ def _linear(given: Given) -> Array:
 def _linear_values(case: Case) -> Any:
     how, weight = case.how, stored_weight(case)
     matrix, bias = _matrix(weight, how.operands), _listed(case, "b")
-    if how.operands == "ggml":
-        rows = [ggml.activations(row, weight.format) for row in _rows(case)]
-    else:
-        rows = [quantise.activations(row, how.operands) for row in _rows(case)]
+    rows = [quantise.activations(row, how.operands, weight.format) for row in _rows(case)]
     if how.machine is None:
         return _shaped(case, [plain.linear(row, matrix, bias) for row in rows])
     biases = [None] * len(matrix) if bias is None else bias
@@ -103,14 +101,14 @@ def _linear_values(case: Case) -> Any:
 
 def _matrix(weight: Weight, operands: str) -> list[list[float]]:
     """What a linear layer multiplies by, as rows of floats."""
-    if operands == "ggml":
-        given: list[list[float]] = as_operand(weight, operands).operand(np.arange(weight.shape[0])).tolist()
-        return given
     if weight.format in DENSE_FORMATS:
         return [quantise.weights(row, operands) for row in weight.decode().astype(np.float64).tolist()]
-    exact = operands in ("w8a8", "w4a8")
-    rows = weight.unrounded(np.arange(weight.shape[0])) if exact else weight.decode().astype(np.float64)
+    every = np.arange(weight.shape[0])
+    rows = weight.decode().astype(np.float64) if operands in ("stored", "fp8") else weight.unrounded(every)
     matrix: list[list[float]] = rows.tolist()
+    if operands == "ggml" and ggml.BLOCKS[weight.format] == "Q8_1":
+        for row, blocks in zip(matrix, weight.blocks(every), strict=True):
+            row += [half(block.tobytes(), 2) for block in blocks]
     return matrix
 
 

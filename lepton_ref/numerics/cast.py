@@ -18,6 +18,9 @@ from lepton_ref.plain.formats import FORMATS, FloatFormat
 ACTIVATIONS = ("fp32", "bf16", "fp16", "fp64")
 """Formats that an op's output may be rounded to."""
 
+INTEGER = 1.5 * 2.0**52
+"""Adding and subtracting it rounds a float64 below 2⁵¹ to an integer, ties to even."""
+
 FARTHEST = 2.0**300
 """Beyond every format's overflow but fp64's, and small enough for the constants above not to overflow."""
 

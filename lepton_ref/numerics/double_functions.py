@@ -1,7 +1,7 @@
 """Elementary functions of double-double numbers, each with a proven bound on its relative error.
 
-The bounds hold for results of size 2^−900 … 2^900; below that the low part, then the high part, underflow, and the
-error is within 2⁻¹⁰⁰⁰ of nothing else. NaN gives NaN, infinities the limits. u = 2⁻⁵³; errors of second order are
+The bounds hold for results of size 2^−900 … 2^900; below that the low part, then the high part, underflow, and nothing
+is claimed. NaN gives NaN, infinities the limits. u = 2⁻⁵³; errors of second order are
 covered by the room that each constant leaves.
 """
 

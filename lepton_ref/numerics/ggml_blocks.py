@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 
 from lepton_ref.interface import Array, Backend
-from lepton_ref.numerics.cast import cast
-from lepton_ref.numerics.operands import INTEGER
+from lepton_ref.numerics.cast import INTEGER, cast
 from lepton_ref.plain.ggml import BLOCKS, LENGTHS
 
 

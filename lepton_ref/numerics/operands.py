@@ -1,4 +1,4 @@
-"""What linear layers multiply under w8a8, w4a8 and fp8: activations as small numbers with a scale.
+"""What linear layers multiply: under w8a8, w4a8 and fp8 activations as small numbers with a scale.
 
     w8a8, w4a8   blocks of 32 along the row (the last may be shorter): d = amax/127, q = round(x/d), the value d·q
     fp8          a scale for each row, that is for each token: s = amax/448, q = round(x/s) to E4M3, the value s·q
@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 
 from lepton_ref.interface import Array, Backend
-from lepton_ref.numerics.cast import round_bits
+from lepton_ref.numerics.cast import INTEGER, round_bits
+from lepton_ref.numerics.ggml_blocks import ggml_activations
 
 BLOCK = 32
 """Activations that share a scale under w8a8 and w4a8."""
@@ -27,9 +28,6 @@ INT8_LARGEST, E4M3_LARGEST = 127.0, 448.0
 SCALE_BITS = 11
 SCALE_LEAST = -139
 """The exponent of the least number of 11 bits that float32 holds with all of them."""
-
-INTEGER = 1.5 * 2.0**52
-"""Adding and subtracting it rounds a float64 below 2⁵¹ to an integer, ties to even."""
 
 
 def scaled_activations(x: Array, operands: str, /, *, backend: Backend) -> tuple[Array, Array]:
@@ -58,10 +56,15 @@ def scaled_activations(x: Array, operands: str, /, *, backend: Backend) -> tuple
     return xp.concat([part[0] for part in flat], axis=1), xp.concat([part[1] for part in flat], axis=1)
 
 
-def activations(x: Array, operands: str, /, *, backend: Backend) -> Array:
-    """`(M, I) float64 -> (M, I) float64` what a linear layer multiplies: x itself where operands are "stored"."""
+def activations(x: Array, operands: str, format: str = "F32", /, *, backend: Backend) -> Array:
+    """`(M, I) float64 -> (M, I) float64` what a linear layer multiplies: x itself where operands are "stored".
+
+    Under "ggml" the weight's storage format decides: see `lepton_ref.numerics.ggml_blocks`.
+    """
     if operands == "stored":
         return x
+    if operands == "ggml":
+        return ggml_activations(x, format, backend=backend)
     q, scale = scaled_activations(x, operands, backend=backend)
     return q * scale
 

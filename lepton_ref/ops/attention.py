@@ -67,9 +67,10 @@ def attention(
     Raises:
         ValueError: H is not a multiple of G, axes disagree, or scale or cap is out of range.
     """
-    for what, given, axes in (("q", q_bthk, 4), ("k", k_bsgk, 4), ("v", v_bsgk, 4), ("sinks", sinks_h, 1)):
-        if given is not None or what != "sinks":
-            require_numbers(what, given, axes=axes, any_size=what == "sinks", backend=backend, precision=precision)
+    for what, given in (("q", q_bthk), ("k", k_bsgk), ("v", v_bsgk)):
+        require_numbers(what, given, axes=4, backend=backend, precision=precision)
+    if sinks_h is not None:
+        require_numbers("sinks", sinks_h, axes=1, any_size=True, backend=backend, precision=precision)
     require_scale("the scale of attention", scale)
     if cap is not None:
         require_cap(cap)

@@ -1,7 +1,8 @@
 r"""Attention for single elements: in double-double, and on which side of a midpoint they lie.
 
-Scores are exact sums, taken relative to one key's: Σₖ q·(key[s] − key[top]), so a distance is within 2⁻¹⁰⁴ of itself
-however large the scores are. Weights are exp of that, sums of them exact sums of both halves.
+Scores are exact sums, cut to double-double. Distances are between two of them where they are small, and otherwise exact
+sums themselves: Σₖ q·(key[s] − key[top]), within 2⁻¹⁰³ of themselves after the scale, however large the scores are.
+Weights are exp of distances, sums of them exact sums of both halves.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from lepton_ref.plain.real import Value
 Places = NDArray[np.intp]
 Booleans = NDArray[np.bool_]
 
-DOUBLE_ERROR = 2.0**-88
-"""Of a weight, relative: exp within 2⁻¹⁰², and its argument, of size 746 at most, within 2⁻¹⁰² of itself."""
+DOUBLE_ERROR = 2.0**-87
+"""Of a weight, relative: exp within 2⁻¹⁰², and a distance of scores below `LARGE` within 2·2¹⁶·2⁻¹⁰⁵; one of larger
+scores, which matters down to −746, within 2⁻¹⁰³ of itself."""
 
 SCORE_ERROR = 2.0**-90
 """Of a score or a distance, capped or not, relative."""
@@ -141,7 +143,7 @@ class AttentionRepair:
 
     def _groups(self, queries: Any, score: Pair, seen: Booleans, meets: Booleans) -> Places:
         """(N, S + 1), (N, S + 1), (N, S) -> (N, S + 1): see `Ranked`."""
-        if not np.any(seen & (score.high != score.high[:, :1])) and not np.any(score.high):
+        if not np.any(score.high):
             return np.where(seen, 0, -1)
         b, g, h, t = queries
         order = np.lexsort((-score.low, np.where(seen, -score.high, np.inf)))

@@ -6,7 +6,7 @@ m. Otherwise weights are taken relative to the first group that is left, whose w
 underflows by which y differs from m; the others are in double-double, each with its error.
 
 Of a wrong order, or of equal scores taken for different ones, only this comes: that the sum does not exceed its error,
-and the side is unknown.
+and the side is unknown. Different scores must not be taken for equal ones.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ def layer_norm(
         ValueError: w or b is not of length D, or eps is negative or beyond 2¹³⁰.
     """
     require_numbers("x", x, backend=backend, precision=precision)
-    for what, given in (("the norm's weight", w_d), ("the norm's bias", b_d)):
-        if given is not None or given is w_d:
-            require_numbers(what, given, axes=1, any_size=True, backend=backend, precision=precision)
+    require_numbers("the norm's weight", w_d, axes=1, any_size=True, backend=backend, precision=precision)
+    if b_d is not None:
+        require_numbers("the norm's bias", b_d, axes=1, any_size=True, backend=backend, precision=precision)
     require_number("a norm's eps", eps, least=0.0, most=NORM_EPS_MOST)
     if x.shape[-1] == 0:
         raise ValueError("a norm over an empty axis has no value; give at least one number")

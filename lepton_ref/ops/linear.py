@@ -20,7 +20,6 @@ import math
 from lepton_ref.interface import Array, Backend
 from lepton_ref.numerics import Precision, lift, round_once
 from lepton_ref.numerics.bounds import gamma
-from lepton_ref.numerics.ggml_blocks import ggml_activations
 from lepton_ref.numerics.lengths import lengths
 from lepton_ref.numerics.operands import activations
 from lepton_ref.ops.base import op, require_axis, try_kernel
@@ -65,11 +64,7 @@ def linear(x: Array, w_oi: Weight, b_o: Array | None = None, *, backend: Backend
 def _round_once(x: Array, w_oi: Weight, b_o: Array | None, backend: Backend, precision: Precision) -> Array:
     """(M, I), (O, I), (O) -> (M, O)."""
     xp = backend.xp
-    x64 = lift(x, backend=backend)
-    if precision.operands == "ggml":
-        x64 = ggml_activations(x64, w_oi.format, backend=backend)
-    else:
-        x64 = activations(x64, precision.operands, backend=backend)
+    x64 = activations(lift(x, backend=backend), precision.operands, w_oi.format, backend=backend)
     sizes = lengths(x64, backend=backend) if precision.proven else None
     parts = []
     for panel in w_oi.panels(backend=backend):

@@ -110,8 +110,8 @@ class _Repair:
     def _many_eps(self, middle: Reals) -> Reals:
         """(N) -> (N, 2): terms of D·ε, or of more where m²·D·ε is so small that only its sign counts.
 
-        Without ε, x²·w'²·D − m²·Σⱼ xⱼ² is a multiple of 2⁻⁵⁹⁸, since x and w' are ones of 2⁻¹⁴⁹ and m of 2⁻¹⁵⁰. So an
-        ε of which m²·D·ε is 2⁻⁶⁴⁰ does what a smaller one does, and its products do not underflow.
+        Without ε, x²·w'²·D − m²·Σⱼ xⱼ² is a multiple of 2⁻⁵⁹⁸, since float32's x and w' are ones of 2⁻¹⁴⁹ and m of
+        2⁻¹⁵⁰. So an ε of which m²·D·ε is 2⁻⁶⁴⁰ does what a smaller one does, and its products do not underflow.
         """
         width = np.full(middle.shape, float(self.x.shape[-1]))
         eps = np.maximum(self.eps, 2.0**-640 / (middle * middle * width)) if self.eps else np.zeros(middle.shape)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from lepton_ref.plain import ggml, ops, quantise
+from lepton_ref.plain import ops, quantise
 from lepton_ref.plain.formats import get_format, round_to
 from lepton_ref.plain.special import Number
 
@@ -31,7 +31,7 @@ class Forward:
         weights: matrices as lists of rows, vectors as lists, by name: the numbers that are stored.
         integers: what embeddings look up at each position, by name: input_ids, position_ids, token_type_ids, ….
         format: what every op's outputs are rounded to, by name.
-        operands: what linear layers multiply, one of `quantise.OPERANDS` or "ggml".
+        operands: what linear layers multiply, one of `quantise.OPERANDS`.
         encoded: names of the weights that are quantised already, and multiplied as they are.
         rope_length: what RoPE takes for the length where a kind depends on it; None for the number of positions.
         formats: under "ggml", the storage formats of weights that are not F32, by name; see `lepton_ref.plain.ggml`.
@@ -49,8 +49,8 @@ class Forward:
 
     def __post_init__(self) -> None:
         get_format(self.format)
-        if self.operands not in (*quantise.OPERANDS, "ggml"):
-            raise ValueError(f"unknown operands {self.operands!r}; known: {', '.join(quantise.OPERANDS)}, ggml")
+        if self.operands not in quantise.OPERANDS:
+            raise ValueError(f"unknown operands {self.operands!r}; known: {', '.join(quantise.OPERANDS)}")
         lengths = {name: len(numbers) for name, numbers in self.integers.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise ValueError(f"the inputs must be of one length, at least 1, got {lengths}")
@@ -93,14 +93,10 @@ def _linear(run: Forward, op: Any, x: list[Row]) -> Outputs:
     """Under "w8a8" and the like both factors are first rounded to small numbers, and their product is exact again."""
     name = op.weights["w"]
     matrix, bias = run.weights[name], run.weights[op.weights["b"]] if "b" in op.weights else None
-    if run.operands == "ggml":
-        x = [ggml.activations(row, run.formats.get(name, "F32")) for row in x]
-    else:
-        x = [quantise.activations(row, run.operands) for row in x]
-        if name not in run.encoded:
-            matrix = [quantise.weights(row, run.operands) for row in matrix]
+    if name not in run.encoded:
+        matrix = [quantise.weights(row, run.operands) for row in matrix]
     for row in x:
-        yield ops.linear(row, matrix, bias)
+        yield ops.linear(quantise.activations(row, run.operands, run.formats.get(name, "F32")), matrix, bias)
 
 
 def _rms_norm(run: Forward, op: Any, x: list[Row]) -> Outputs:

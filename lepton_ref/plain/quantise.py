@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
 
+from lepton_ref.plain import ggml
 from lepton_ref.plain.formats import FloatFormat, round_to
 
 BLOCK = 32
@@ -31,16 +32,18 @@ SCALE = FloatFormat("scale", exponent_bits=9, mantissa_bits=10, bias=140, infini
 """Numbers of 11 significand bits, the least of which is float32's, 2⁻¹⁴⁹."""
 INT8_LARGEST = 127
 E4M3_LARGEST = 448
-OPERANDS = ("stored", "w8a8", "w4a8", "fp8")
-"""What a linear layer multiplies; "stored" is activations and weights as they are."""
+OPERANDS = ("stored", "w8a8", "w4a8", "fp8", "ggml")
+"""What a linear layer multiplies; "stored" is activations and weights as they are, "ggml" `lepton_ref.plain.ggml`."""
 
 
-def activations(x: Sequence[float], operands: str) -> list[float]:
-    """One row of activations as a linear layer multiplies it.
+def activations(x: Sequence[float], operands: str, format: str = "F32") -> list[float]:
+    """One row of activations as a linear layer multiplies it; under "ggml" a weight's storage format decides.
 
     Raises:
-        ValueError: unknown operands.
+        ValueError: unknown operands, or under "ggml" an unknown format or a row that is not whole blocks.
     """
+    if operands == "ggml":
+        return ggml.activations(x, format)
     return _encoded(x, ACTIVATIONS, operands)
 
 
@@ -113,7 +116,13 @@ ACTIVATIONS: Mapping[str, Encoder] = MappingProxyType(
 )
 """Operands → how a row of activations is encoded."""
 WEIGHTS: Mapping[str, Encoder] = MappingProxyType(
-    {"stored": list, "w8a8": _in_blocks(q8_0_block), "w4a8": _in_blocks(q4_0_block), "fp8": _healthy(fp8_row)}
+    {
+        "stored": list,
+        "w8a8": _in_blocks(q8_0_block),
+        "w4a8": _in_blocks(q4_0_block),
+        "fp8": _healthy(fp8_row),
+        "ggml": list,
+    }
 )
 """Operands → how a row of a dense weight is encoded."""
 

@@ -68,13 +68,26 @@ def intervals(format: str, /) -> dict[str, tuple[float, float]]:
 
 def detect_rule(weight: MX, /) -> RuleVerdict:
     """Which of the four rules may have chosen the scales of a matrix."""
-    sizes = _largest(weight)
+    return rule_of(largest(weight), weight.elements)
+
+
+def rule_of(sizes: NDArray[np.float64], format: str, /) -> RuleVerdict:
+    """Which of the four rules may have chosen the scales of blocks whose largest |q| these are.
+
+    Args:
+        sizes: (N), of blocks that say something.
+        format: a key of `lepton_ref.storage.mx.ELEMENTS`.
+
+    Raises:
+        ValueError: an unknown format.
+    """
+    rules = intervals(format)
     if sizes.size == 0:
-        return RuleVerdict(tuple(intervals(weight.elements)), "no block has a scale that says anything", 0)
+        return RuleVerdict(tuple(rules), "no block has a scale that says anything", 0)
     seen = np.unique(sizes)
     left, why = [], []
-    for rule, (low, high) in intervals(weight.elements).items():
-        chances = _chances(weight.elements, low, high)
+    for rule, (low, high) in rules.items():
+        chances = _chances(format, low, high)
         strange = [float(size) for size in seen if float(size) not in chances]
         missing = {size: (1 - chance) ** sizes.size for size, chance in chances.items() if size not in seen}
         if strange:
@@ -87,8 +100,8 @@ def detect_rule(weight: MX, /) -> RuleVerdict:
     return RuleVerdict(tuple(left), f"{found}, by {sizes.size} blocks: {'; '.join(why)}", int(sizes.size))
 
 
-def _largest(weight: MX) -> NDArray[np.float64]:
-    """The largest |q| of each block that says something."""
+def largest(weight: MX, /) -> NDArray[np.float64]:
+    """`(N)` the largest |q| of each block that says something."""
     found = []
     step = max(1, (1 << 18) // max(1, weight.shape[1]))
     for start in range(0, weight.shape[0], step):
