@@ -1,16 +1,20 @@
 """Linear ops that read the same value run as one: the same bits, and nothing joined that does not lie together."""
 
 from dataclasses import replace
+from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from golden_cases import case
+from wide_model import wide_gguf, wide_tensors
 
 import lepton_ref
 from lepton_ref import registry
 from lepton_ref.runtime.memory import keep
 from lepton_ref.runtime.model import Model
-from lepton_ref.storage import Dense
+from lepton_ref.storage import FORMATS, BlockQuantised, Dense, encode
+from lepton_ref.storage.encoded import ggml_operand
 from lepton_ref.storage.kept import Joined, Kept, join
 
 NUMPY = registry.get("numpy")
@@ -75,6 +79,38 @@ def test_joining_changes_no_bit(name: str) -> None:
     assert list(one) == list(other)
     for op in one:
         assert one[op].tobytes() == other[op].tobytes(), op
+
+
+@pytest.mark.parametrize("formats", [("Q4_1",), ("Q5_1", "Q4_1"), ("Q4_0", "Q4_1"), ("Q4_K", "Q6_K"), ("Q4_K",)])
+def test_joining_under_ggml_changes_no_bit(formats: tuple[str, ...], tmp_path: Path) -> None:
+    ids = [[1, 5, 9, 3, 60]]
+    arrays = {name: array for name, array in wide_tensors().items() if array.ndim == 2}
+    blocks = {
+        name.replace(".", "__"): BlockQuantised(encode(format_, array), format=FORMATS[format_])
+        for (name, array), format_ in zip(arrays.items(), cycle(formats), strict=False)
+    }
+    path = wide_gguf(tmp_path / "blocks.gguf", **blocks)
+    joined, apart = (lepton_ref.load(path, precision="ggml", keep_decoded=kept) for kept in (True, False))
+    assert bool(joined._joins) == (len(formats) == 1)  # what multiplies a row depends on the row's format
+    assert not apart._joins
+    one, other = joined.run_with_trace(ids), apart.run_with_trace(ids)
+    for op in one:
+        assert one[op].tobytes() == other[op].tobytes(), op
+
+
+def test_a_joined_weight_with_minima_gives_its_values_and_what_is_multiplied() -> None:
+    stored = [BlockQuantised(encode("Q4_1", dense(3, 64, seed).decode()), format=FORMATS["Q4_1"]) for seed in (0, 1)]
+    parts = keep({str(n): ggml_operand(one) for n, one in enumerate(stored)}, True, backend=NUMPY)
+    whole = join([*parts.values()])
+    assert whole is not None
+    assert (whole.shape, whole.operand_width, whole.format) == ((6, 64), 66, "Q4_1")
+    rows = np.array([5, 0, 3])
+    expected = np.concatenate([one.unrounded(np.arange(3)) for one in stored])[rows]
+    assert np.array_equal(whole.take(rows), expected)
+    operand = whole.operand(rows)
+    assert np.array_equal(operand[:, :64], expected)
+    for row, (one, number) in enumerate([(stored[1], 2), (stored[0], 0), (stored[1], 0)]):
+        assert np.array_equal(operand[row], ggml_operand(one).operand(np.array([number]))[0])
 
 
 def test_q_k_v_and_gate_up_are_what_is_joined() -> None:

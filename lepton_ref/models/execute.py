@@ -85,7 +85,10 @@ def joins(
         on_machine = precision.at(together[0].name).machine is not None  # which counts output features
         if together[0].kind != "linear" or len(together) < 2 or len(biases) not in (0, len(together)) or on_machine:
             continue
-        weight = join([weights[op.weights["w"]] for op in together])
+        matrices = [weights[op.weights["w"]] for op in together]
+        if precision.at(together[0].name).operands == "ggml" and len({matrix.format for matrix in matrices}) > 1:
+            continue  # what a row is multiplied by depends on its format
+        weight = join(matrices)
         if weight is not None:
             bias = backend.xp.concat(biases, axis=0) if biases else None
             found[together[0].name] = Join(together, weight, bias)

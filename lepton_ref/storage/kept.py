@@ -104,20 +104,27 @@ class Joined(Weight):
         self.parts = tuple(parts)
         self.backend = parts[0].backend
         self.format = "+".join(dict.fromkeys(part.format for part in parts))
-        self.shape = room.shape
+        self.shape = (room.shape[0], parts[0].shape[1])
         self.nbytes = sum(part.nbytes for part in parts)
         self._room = room
         self._panel: Panel | None = None
 
+    @property
+    def operand_width(self) -> int:
+        """How many numbers a row of the room has."""
+        return int(self._room.shape[1])
+
     def rows(self, start: int, stop: int, /) -> HostArray:
-        """`(stop - start, I)` decoded."""
+        """`(stop - start, I)` as it is multiplied."""
         return self.take(np.arange(start, stop))
 
     def take(self, index: NDArray[np.int64], /) -> HostArray:
-        """`(N,) -> (N, I)` the rows of these numbers, decoded."""
-        for part in self.parts:
-            part.fill()
-        return self._room[index]
+        """`(N,) -> (N, I)` the rows of these numbers, as they are multiplied."""
+        return self._rooms()[index, : self.shape[1]]
+
+    def operand(self, index: NDArray[np.int64], /) -> NDArray[np.float64]:
+        """`(N,) -> (N, operand_width)` float64, what is kept of the rows of these numbers."""
+        return self._rooms()[index].astype(np.float64, copy=False)
 
     def panels(self, *, backend: Backend) -> Iterator[Panel]:
         """Yield the whole as one panel, the same at every call.
@@ -128,16 +135,19 @@ class Joined(Weight):
         if backend is not self.backend:
             raise ValueError(f"these weights are kept on backend {self.backend.name!r}, not on {backend.name!r}")
         if self._panel is None:
-            for part in self.parts:
-                part.fill()
-            self._panel = Panel(0, self.shape[0], backend.from_numpy(self._room), backend)
+            self._panel = Panel(0, self.shape[0], backend.from_numpy(self._rooms()), backend)
         yield self._panel
+
+    def _rooms(self) -> HostArray:
+        for part in self.parts:
+            part.fill()
+        return self._room
 
 
 def join(weights: Sequence[Weight]) -> Joined | None:
     """Several weights as one, where all are kept, of one width, and neighbours in one allocation; None where not."""
     parts = [weight for weight in weights if isinstance(weight, Kept)]
-    if len(parts) != len(weights) or len({(id(part.room.base), part.shape[1]) for part in parts}) != 1:
+    if len(parts) != len(weights) or len({(id(part.room.base), part.room.shape[1]) for part in parts}) != 1:
         return None
     arena = parts[0].room.base
     starts = [part.room.ctypes.data for part in parts]
@@ -145,4 +155,4 @@ def join(weights: Sequence[Weight]) -> Joined | None:
     if not isinstance(arena, np.ndarray) or arena.ndim != 1 or starts[1:] != ends[:-1]:
         return None
     first, last = ((address - arena.ctypes.data) // arena.itemsize for address in (starts[0], ends[-1]))
-    return Joined(parts, room=arena[first:last].reshape(-1, parts[0].shape[1]))
+    return Joined(parts, room=arena[first:last].reshape(-1, parts[0].room.shape[1]))
