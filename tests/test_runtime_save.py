@@ -14,7 +14,7 @@ import pytest
 from tiny_models import changed, f32, llama_gguf, load
 
 from lepton_ref import Model
-from lepton_ref.files import read_safetensors
+from lepton_ref.files import model_folder, read_safetensors
 from lepton_ref.runtime import save as saving
 
 TINY = golden_cases.GOLDEN / "tiny"
@@ -299,7 +299,7 @@ def test_what_could_not_be_carried_over_is_not_deleted(tmp_path: Path, monkeypat
     (tmp_path / "x" / "thesis.tex").write_text("years of work")
     model = load(TINY / "llama")
     with monkeypatch.context() as patch:
-        patch.setattr(saving, "_carry_over", fail)
+        patch.setattr(model_folder, "_carry_over", fail)
         with pytest.raises(OSError, match="no space left"):
             model.save(tmp_path / "x", overwrite=True)
     assert [path.read_text() for path in tmp_path.rglob("thesis.tex")] == ["years of work"]
