@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import golden_cases
 import numpy as np
 import pytest
-from tiny_models import changed, f32, llama_gguf, load
+from tiny_models import Stored, changed, f32, llama_gguf, load
 
 from lepton_ref import Model
 from lepton_ref.files import model_folder, read_safetensors
@@ -96,6 +96,34 @@ def test_each_kind_has_its_own_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"/x: this model was read from GGUF and is saved as GGUF; end the path in \."):
         load(llama_gguf(tmp_path / "a.gguf")).save(tmp_path / "x")
     assert set(contents(tmp_path)) == {"a.gguf"}
+
+
+def fp8(tensors: dict[str, Stored]) -> dict[str, Stored]:
+    """The first matrix as FP8 with a scale, and nothing else changed."""
+    name = "model.layers.0.self_attn.q_proj"
+    codes = np.random.default_rng(3).integers(0, 0x50, tensors[f"{name}.weight"][1]).astype(np.uint8)
+    coded: Stored = ("F8_E4M3", codes.shape, codes.tobytes())
+    return {**tensors, f"{name}.weight": coded, f"{name}.weight_scale": f32(np.array([0.01]))}
+
+
+def test_small_floats_are_written_back(tmp_path: Path) -> None:
+    model = load(changed(tmp_path / "a", config={"quantization_config": {"quant_method": "fp8"}}, tensors=fp8))
+    model.save(tmp_path / "b")
+    assert bits(load(tmp_path / "b")) == bits(model) != bits(load(TINY / "llama"))
+    one, other = (read_safetensors(tmp_path / folder) for folder in "ab")
+    assert (
+        {n: (k, a.tobytes()) for n, (k, a) in other.codes.items()}
+        == {n: (k, a.tobytes()) for n, (k, a) in one.codes.items()}
+        != {}
+    )
+
+
+def test_a_tensor_that_cannot_be_written_is_not_left_out(tmp_path: Path) -> None:
+    extra: Stored = ("F4", (2,), b"\x00")
+    model = load(changed(tmp_path / "a", tensors=lambda t: {**t, "model.rotary_emb.inv_freq": extra}))
+    with pytest.raises(ValueError, match=r"tensor 'model.rotary_emb.inv_freq' is stored as F4, which is not written;"):
+        model.save(tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 # --- what is there already -------------------------------------------------------------------------------------------

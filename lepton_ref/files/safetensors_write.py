@@ -12,17 +12,18 @@ from lepton_ref.files.stored import Stored, stored
 from lepton_ref.interface import HostArray
 from lepton_ref.storage import Weight
 
-_ORDER = ("BOOL", "U8", "I8", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "F64", "I64", "U64")
+_SMALL_FLOATS = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+_ORDER = ("BOOL", *_SMALL_FLOATS, "U8", "I8", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "F64", "I64", "U64")
 """From the least aligned type to the most. Tensors are written from the most, so that all are aligned, and by name."""
 
 
-def _all_stored(tensors: Mapping[str, Weight | HostArray]) -> list[tuple[str, Stored]]:
+def _all_stored(tensors: Mapping[str, Weight | HostArray | Stored]) -> list[tuple[str, Stored]]:
     """Every tensor's bytes, in the order of the file."""
     found: list[tuple[str, Stored]] = []
     for name, tensor in tensors.items():
         if not isinstance(name, str) or name == "__metadata__":
             raise ValueError(f"tensor name {name!r} cannot be written; safetensors takes any string but '__metadata__'")
-        kept = stored(name, tensor)
+        kept = tensor if isinstance(tensor, Stored) else stored(name, tensor)
         if kept.format not in _ORDER:
             raise ValueError(
                 f"tensor {name!r} is {kept.format}, which safetensors does not know; write GGUF, or decode it first"
@@ -33,7 +34,7 @@ def _all_stored(tensors: Mapping[str, Weight | HostArray]) -> list[tuple[str, St
 
 def write_safetensors(
     path: str | Path,
-    tensors: Mapping[str, Weight | HostArray],
+    tensors: Mapping[str, Weight | HostArray | Stored],
     metadata: Mapping[str, str] | None = None,
     *,
     overwrite: bool = False,
@@ -42,7 +43,7 @@ def write_safetensors(
 
     Args:
         path: the file.
-        tensors: name → dense weight or array of floats, integers or booleans.
+        tensors: name → dense weight or array of floats, integers or booleans; small floats as `Stored` bytes.
         metadata: strings for "__metadata__".
         overwrite: whether an existing file may be replaced.
 

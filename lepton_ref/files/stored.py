@@ -51,6 +51,11 @@ class Stored:
             yield np.ascontiguousarray(self.array[which], dtype=little).tobytes()
 
 
+def small_floats(format: str, codes: NDArray[np.uint8], /) -> Stored:
+    """What a file keeps of small floats of a byte each, such as "F8_E4M3"."""
+    return Stored(format, codes.shape, codes.reshape(1) if codes.ndim == 0 else codes)
+
+
 def stored(name: str, tensor: Weight | HostArray) -> Stored:
     """What a file keeps of a weight or an array; nothing is copied.
 
