@@ -19,6 +19,7 @@ from lepton_ref import __version__, cli_compare, cli_conformance, cli_explain, c
 from lepton_ref import cli_commands as commands
 from lepton_ref.cli_report import note
 from lepton_ref.numerics import PRECISIONS
+from lepton_ref.runtime.kv_formats import DENSE, KV_FORMATS
 
 MODEL_HELP = "a folder with config.json, a .gguf file, or package:NAME for the .gguf inside an installed package"
 
@@ -105,6 +106,7 @@ def _run(found: Any) -> None:
     command.add_argument("prompt", metavar="PROMPT", help="the text to continue; '' begins with the model's BOS")
     command.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     _sampling(command)
+    _kv_cache(command)
 
 
 def _chat(found: Any) -> None:
@@ -112,6 +114,7 @@ def _chat(found: Any) -> None:
     command = _command(found, "chat", commands.chat, "talk, turn by turn", example)
     command.add_argument("--system", metavar="TEXT", help="what the model is told first")
     _sampling(command)
+    _kv_cache(command)
 
 
 def _logits(found: Any) -> None:
@@ -121,6 +124,7 @@ def _logits(found: Any) -> None:
     command.add_argument("--ids", metavar="N,N,…", help="token ids instead of a prompt")
     command.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default 10)")
     _out(command, "logits of all positions")
+    _kv_cache(command)
 
 
 def _embed(found: Any) -> None:
@@ -140,6 +144,7 @@ def _perplexity(found: Any) -> None:
     command.add_argument("file", type=Path, metavar="FILE", help="a text file in UTF-8")
     command.add_argument("--window", type=int, metavar="N", help="tokens seen at once (default: the model's, ≤ 2048)")
     command.add_argument("--stride", type=int, metavar="N", help="tokens between windows (default: half a window)")
+    _kv_cache(command)
 
 
 def _backends(found: Any) -> None:
@@ -164,19 +169,11 @@ def _quantize(found: Any) -> None:
     examples = (
         "quantize SmolLM2-135M/ SmolLM2.gguf --recipe Q4_K_M",
         'quantize in.gguf out.gguf --format Q4_K --tensor "blk.*.ffn_down=Q6_K" --imatrix seen.gguf',
+        "quantize in.gguf out.gguf --recipe IQ2_M --calibrate page.txt --tokens 8192 --save-imatrix seen.gguf",
     )
     about = "write a model's file in other formats"
     command = _command(found, "quantize", cli_quantise.quantise, about, *examples, model=False)
-    command.add_argument("source", metavar="IN", help="a .gguf or .safetensors file, a model's folder, or package:NAME")
-    command.add_argument("target", type=Path, metavar="OUT", help="a .gguf file, or .safetensors for dense formats")
-    command.add_argument("--format", metavar="NAME", help="one format for every matrix, such as Q4_K or BF16")
-    command.add_argument("--recipe", metavar="NAME", help="a well-known mixture, such as Q4_K_M")
-    pattern = "another format for the tensors whose names match; the first that fits counts; repeatable"
-    command.add_argument("--tensor", action="append", default=[], metavar="PATTERN=NAME", help=pattern)
-    command.add_argument("--imatrix", type=Path, metavar="FILE", help="how much each column counts, as llama.cpp's")
-    command.add_argument("--threads", type=int, default=1, metavar="N", help="how many encode at a time (default 1)")
-    command.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
-    command.add_argument("--list", action="store_true", help="list every tensor's format, and why")
+    cli_quantise.add_options(command)
 
 
 def _explain(found: Any) -> None:
@@ -208,6 +205,7 @@ def _compare(found: Any) -> None:
     command.add_argument("--backend", default="numpy", metavar="NAME", help="see `lepton-ref backends`")
     command.add_argument("--precision", default="reference", choices=tuple(PRECISIONS), metavar="NAME")
     command.add_argument("--threads", type=int, metavar="N", help="threads of BLAS")
+    _kv_cache(command, whose="B's cache; A's is dense")
 
 
 _COMMANDS = (
@@ -233,7 +231,7 @@ def _command(
         epilog=f"examples:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, kv_cache=DENSE)
     command.add_argument("--json", action="store_true", help="machine-readable output")
     command.add_argument("--debug", action="store_true", help="show where an error came from")
     if model:
@@ -264,6 +262,12 @@ def _sampling(command: argparse.ArgumentParser) -> None:
     group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: repeat less")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (default 0)")
     group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+
+
+def _kv_cache(command: argparse.ArgumentParser, *, whose: str = "the cache") -> None:
+    names = (DENSE, *KV_FORMATS)
+    about = f"how keys and values lie in {whose}: {', '.join(names)}; default {DENSE}"
+    command.add_argument("--kv-cache", choices=names, default=DENSE, metavar="NAME", help=about)
 
 
 def _out(command: argparse.ArgumentParser, what: str) -> None:

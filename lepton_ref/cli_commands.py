@@ -19,6 +19,7 @@ from lepton_ref.runtime import show
 from lepton_ref.runtime.chat import Conversation
 from lepton_ref.runtime.find import find
 from lepton_ref.runtime.generation import Generation, Token
+from lepton_ref.runtime.kv_formats import DENSE
 from lepton_ref.runtime.load import load
 from lepton_ref.runtime.model import Model
 from lepton_ref.runtime.prompts import text_ids
@@ -56,6 +57,7 @@ def _open(args: argparse.Namespace) -> Model:
         precision=_precision(args),
         keep_decoded=KEEP[args.keep_decoded],
         threads=args.threads,
+        kv_cache=args.kv_cache,
     )
 
 
@@ -102,7 +104,8 @@ def logits(args: argparse.Namespace) -> None:
     if model.parts.head == "base":
         raise ValueError(f"{model.parts.architecture} gives hidden states, not logits; `lepton-ref embed` shows them")
     ids = _ids(model, args)
-    wanted = model.forward([ids], last_only=args.out is None and model.is_causal)
+    cache = None if model.kv_cache == DENSE else model.new_cache(capacity=len(ids))  # of what is dense, none is needed
+    wanted = model.forward([ids], cache=cache, last_only=args.out is None and model.is_causal)
     _write(args, wanted)
     last = wanted[0, -1] if wanted.ndim == 3 else wanted[0]
     if np.isnan(last).any():

@@ -10,6 +10,7 @@ from lepton_ref.cli_commands import page, to_ids
 from lepton_ref.cli_progress import progress
 from lepton_ref.cli_report import facts, records, to_json
 from lepton_ref.runtime.find import find
+from lepton_ref.runtime.kv_formats import DENSE
 from lepton_ref.runtime.load import load
 from lepton_ref.runtime.prompts import text_ids
 
@@ -28,12 +29,14 @@ def compare(args: argparse.Namespace) -> None:
     text = None if args.text is None else page(args.text)
     paths = [find(args.a), find(args.b)]
     with_text = text is not None or args.ids is not None
+    if args.kv_cache != DENSE and not with_text:
+        raise ValueError(f"--kv-cache {args.kv_cache} changes outputs, not weights; give --text or --ids with it")
     shown = progress("weights", wanted=not args.json)
     models: list[Model] = []
     if with_text or paths[0].is_dir() != paths[1].is_dir():  # a folder and a GGUF name their tensors differently
         models = [
-            load(path, backend=args.backend, precision=args.precision, threads=args.threads, keep_decoded="auto")
-            for path in paths
+            load(path, backend=args.backend, precision=args.precision, threads=args.threads, kv_cache=kept)
+            for path, kept in zip(paths, (DENSE, args.kv_cache), strict=True)
         ]
         weights = compare_weights(models[0].parts.weights, models[1].parts.weights, progress=shown)
     else:
@@ -81,6 +84,7 @@ def _predictions(models: list[Model], ids: list[int], args: argparse.Namespace) 
         progress=progress("outputs", wanted=not args.json),
     )
     logits = {
+        **({} if args.kv_cache == DENSE else {"cache of b": args.kv_cache}),
         "KL(a‖b), nats": found.kl,
         "95 % interval": [found.kl_low, found.kl_high],
         "largest KL": found.kl_largest,
@@ -92,7 +96,8 @@ def _predictions(models: list[Model], ids: list[int], args: argparse.Namespace) 
     if len(ids) < 2:
         return report
     window = max(2, args.window)
-    scores = [model.perplexity(ids, window=window, stride=max(1, window // 2), progress=False) for model in models]
+    stride = max(1, window // 2)
+    scores = [model.perplexity(ids, window=window, stride=stride, progress=not args.json) for model in models]
     how = (
         f"windows of {scores[0].window} tokens every {scores[0].stride}, each token but the first of the text scored "
         f"once, {scores[0].tokens} in all, given what its first window shows before it"

@@ -4,30 +4,53 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+from lepton_ref.cli_calibrate import add_options as add_calibration
+from lepton_ref.cli_calibrate import measured, require_options, require_use
 from lepton_ref.cli_progress import progress
 from lepton_ref.cli_report import facts, note, records, to_json
 from lepton_ref.runtime.find import find
 from lepton_ref.storage.show import human
 
 
+def add_options(command: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    command.add_argument("source", metavar="IN", help="a .gguf or .safetensors file, a model's folder, or package:NAME")
+    command.add_argument("target", type=Path, metavar="OUT", help="a .gguf file, or .safetensors for dense formats")
+    command.add_argument("--format", metavar="NAME", help="one format for every matrix, such as Q4_K or BF16")
+    command.add_argument("--recipe", metavar="NAME", help="a well-known mixture, such as Q4_K_M")
+    pattern = "another format for the tensors whose names match; the first that fits counts; repeatable"
+    command.add_argument("--tensor", action="append", default=[], metavar="PATTERN=NAME", help=pattern)
+    command.add_argument("--threads", type=int, default=1, metavar="N", help="how many encode at a time (default 1)")
+    command.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    command.add_argument("--list", action="store_true", help="list every tensor's format, and why")
+    add_calibration(command)
+
+
 def quantise(args: argparse.Namespace) -> None:
     """Write a model in other formats."""
-    from lepton_ref.compress.imatrix import read_imatrix
-    from lepton_ref.compress.quantise_file import quantise_file
+    from lepton_ref.compress.quantise_file import plan, quantise_file
     from lepton_ref.compress.recipe import Recipe, read_patterns
 
+    require_options(args)
     recipe = Recipe(args.format, args.recipe, read_patterns(args.tensor))
-    importance = None if args.imatrix is None else read_imatrix(args.imatrix).importance()
+    source = find(args.source)
+    if args.calibrate is not None:
+        planned = plan(source, args.target, recipe, importance=True, overwrite=args.overwrite)
+        require_use([one.format for one in planned.values() if not one.why.startswith("kept")])
+    found_out = measured(args)
     written = quantise_file(
-        find(args.source),
+        source,
         args.target,
         recipe,
-        importance=importance,
+        importance=None if found_out is None else found_out.importance,
+        calibration=None if found_out is None else found_out.record,
         threads=args.threads,
         overwrite=args.overwrite,
         progress=progress("quantize", wanted=not args.json),
+        hashing=progress("hash the source", wanted=not args.json),
     )
     rows = [{"tensor": name, "format": one.format, "why": one.why} for name, one in written.choices.items()]
     counted = Counter(one.format for one in written.choices.values())

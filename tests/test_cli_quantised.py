@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,9 @@ from tiny_models import load
 from wide_model import wide_gguf, wide_tensors
 
 from lepton_ref import cli, cli_progress
+from lepton_ref.compress import source
 from lepton_ref.compress.imatrix import Entry, ImportanceMatrix, write_imatrix
+from lepton_ref.compress.manifest import MANIFEST
 from lepton_ref.files import read_gguf
 from lepton_ref.storage import encode
 
@@ -44,7 +49,7 @@ def test_quantize_writes_what_it_says(told: Told, path: Path, tmp_path: Path) ->
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert lines["file"] == str(target)
     assert lines["formats"] == "Q4_0 ×7, F32 ×3, Q8_0 ×1"
-    assert error.startswith("quantize: 2 of 11\n")
+    assert error == "", "nobody looks: standard error is no terminal"
     file = read_gguf(target)
     assert file.tensors[UP].format == "Q8_0"
     raw = file.tensors["blk.0.attn_q.weight"]
@@ -206,9 +211,134 @@ def test_compare_refuses(told: Told, path: Path, tmp_path: Path) -> None:
 # --- how far it has come ----------------------------------------------------------------------------------------------
 
 
-def test_plain_lines_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
+class Terminal(io.StringIO):
+    """Standard error at which somebody looks."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def read_all(self) -> str:
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+
+def terminal_of(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Called in the test: what captures output sets standard error once more after the fixtures."""
+    found = Terminal()
+    monkeypatch.setattr(sys, "stderr", found)
+    return found
+
+
+def test_plain_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = terminal_of(monkeypatch)
+    monkeypatch.setattr(cli_progress, "_has_rich", lambda: False)
     names = [str(number) for number in range(40)]
+    lines = [f"work: {n} of 40" for n in range(4, 40, 4)]
     assert list(cli_progress.progress("work", wanted=True)(names)) == names
-    assert capsys.readouterr().err.splitlines() == [f"work: {n} of 40" for n in range(4, 40, 4)]
+    assert terminal.read_all().splitlines() == lines
     assert list(cli_progress.progress("work", wanted=False)(names)) == names
+    with cli_progress.steps("work", wanted=True) as shown:
+        assert shown is not None
+        for done in range(41):
+            shown(done, 40, "")
+    assert terminal.read_all().splitlines() == lines
+    with cli_progress.steps("work", wanted=False) as shown:
+        assert shown is None
+    assert terminal.read_all() == ""
+
+
+def test_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    terminal = terminal_of(monkeypatch)
+    assert list(cli_progress.progress("work", wanted=True)(["a", "b"])) == ["a", "b"]
+    assert "work" in terminal.read_all()
+    with cli_progress.steps("labour", wanted=True) as shown:
+        assert shown is not None
+        shown(1, 2, "a")
+    assert "labour" in terminal.read_all()
+
+
+def test_nothing_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(cli_progress.progress("work", wanted=True)(["a"] * 40)) == ["a"] * 40
+    with cli_progress.steps("work", wanted=True) as shown:
+        assert shown is None
     assert capsys.readouterr().err == ""
+
+
+def test_every_long_work_shows_how_far_it_is(
+    told: Told, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = terminal_of(monkeypatch)
+    monkeypatch.setattr(cli_progress, "_has_rich", lambda: False)
+    monkeypatch.setattr(source, "PIECE", path.stat().st_size // 20)
+    page = tmp_path / "page.txt"
+    page.write_text("hello abc, said the cab. " * 8, encoding="utf-8")
+    words = ("quantize", path, tmp_path / "out.gguf", "--format", "Q4_0", "--calibrate", page, "--tokens", "20")
+    assert told(*words)[0] == 0
+    error = terminal.read_all()
+    for what in ("calibrate", "quantize", "hash the source"):
+        assert f"{what}: " in error
+    source_of = json.loads(read_gguf(tmp_path / "out.gguf").metadata[MANIFEST])["source"]
+    assert source_of == {"sha256": [hashlib.sha256(path.read_bytes()).hexdigest()]}, "in pieces as in one"
+    told("lint", path)
+    assert "lint: " in terminal.read_all()
+    compared = ("compare", path, path, "--text", page, "--window", "4")
+    told(*compared)
+    error = terminal.read_all()
+    for what in ("weights", "outputs"):
+        assert f"{what}: " in error
+    for quiet in ((*words, "--overwrite"), ("lint", path), compared):
+        assert told(*quiet, "--json")[0] == 0
+        assert terminal.read_all() == ""
+
+
+# --- how keys and values lie in the cache -----------------------------------------------------------------------------
+
+
+def test_logits_through_a_quantised_cache(told: Told, path: Path) -> None:
+    def logits(*words: str) -> dict[int, float]:
+        rows = json.loads(told("logits", path, "--ids", "3,4,5,6", "--top", "61", "--json", *words)[1])
+        return {row["id"]: row["logit"] for row in rows}
+
+    for name in ("int8", "int4", "fp8", "int4-64"):
+        model = load(path, kv_cache=name)
+        wanted = model.forward([[3, 4, 5, 6]], cache=model.new_cache(capacity=4))[0, -1]
+        assert logits("--kv-cache", name) == {index: float(value) for index, value in enumerate(wanted)}
+        assert logits("--kv-cache", name) != logits()
+    assert logits("--kv-cache", "dense") == logits()
+
+
+def test_what_generates_and_scores_takes_it(told: Told, path: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.txt"
+    page.write_text("hello abc, said the cab. " * 2, encoding="utf-8")
+    model = load(path, kv_cache="int4")
+    found = json.loads(told("run", path, "hello", "--max-tokens", "6", "--json", "--kv-cache", "int4")[1])
+    assert found["ids"] == list(model.generate("hello", max_new_tokens=6).ids)
+    assert found["logprobs"] != json.loads(told("run", path, "hello", "--max-tokens", "6", "--json")[1])["logprobs"]
+    found = json.loads(told("perplexity", path, page, "--window", "16", "--json", "--kv-cache", "int4")[1])
+    assert found["perplexity"] == model.perplexity(page.read_text(encoding="utf-8"), window=16).value
+    assert (
+        found["perplexity"] != json.loads(told("perplexity", path, page, "--window", "16", "--json")[1])["perplexity"]
+    )
+
+
+def test_compare_gives_b_alone_the_quantised_cache(told: Told, path: Path) -> None:
+    found = json.loads(told("compare", path, path, "--ids", "3,4,5,6", "--json", "--kv-cache", "int4")[1])
+    assert {row["relative"] for row in found["weights"]} == {0}
+    assert found["logits"]["cache of b"] == "int4"
+    assert 0 < found["logits"]["KL(a‖b), nats"] < 0.1
+    assert found["perplexity"]["b/a"] != 1
+    same = json.loads(told("compare", path, path, "--ids", "3,4,5,6", "--json")[1])
+    assert found["perplexity"]["a"] == same["perplexity"]["a"]
+    code, _, error = told("compare", path, path, "--kv-cache", "int8")
+    assert code == 2
+    assert "--kv-cache int8 changes outputs, not weights; give --text or --ids with it" in error
+
+
+def test_a_cache_that_is_none(capsys: pytest.CaptureFixture[str], path: Path) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", str(path), "hello", "--kv-cache", "int3"])
+    assert left.value.code == 2
+    assert "invalid choice: 'int3'" in capsys.readouterr().err

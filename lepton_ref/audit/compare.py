@@ -205,7 +205,7 @@ def compare_predictions(
     starts = {f"tokens {at}": at for at in range(0, len(ids), window)}
     for start in starts if progress is None else progress(list(starts)):
         fed = [int(token) for token in ids[starts[start] : starts[start] + window]]
-        left, right = a.run_with_trace([fed]), b.run_with_trace([fed])
+        left, right = _traced(a, fed), _traced(b, fed)
         for name in names:
             layers[name].add(left[name], right[name])
         kl.append(kl_divergence(left.output[0], right.output[0]))
@@ -217,6 +217,12 @@ def compare_predictions(
         agreement=float(np.concatenate(same).mean()), positions=len(every), window=window, seed=seed,
         layers=tuple(layers.values()),
     )  # fmt: skip
+
+
+def _traced(model: Any, fed: list[int]) -> Any:
+    """A run as the model generates: one whose cache rounds keys and values runs with that cache."""
+    cache = None if model.kv_cache == "dense" else model.new_cache(capacity=len(fed))
+    return model.run_with_trace([fed], cache=cache)
 
 
 def kl_divergence(a: HostArray, b: HostArray, /) -> Reals:

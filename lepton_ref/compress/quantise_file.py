@@ -2,18 +2,15 @@
 
 Each tensor is decoded and encoded in panels of whole rows, so that memory holds a panel for each thread; the bytes lie
 in a nameless file beside the target until all are there. A manifest in the file's metadata says where its bytes come
-from: the version, the SHA-256 of the source, the recipe, each tensor's format and the SHA-256 of its bytes. It has no
-dates, names or places, so the same source and recipe give the same bytes, with any number of threads.
+from: see `lepton_ref.compress.manifest`. The same source and recipe give the same bytes, with any number of threads.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -22,18 +19,14 @@ from typing import IO, Any, TypeGuard
 
 import numpy as np
 
-from lepton_ref import __version__
+from lepton_ref.compress.manifest import MANIFEST, manifest
 from lepton_ref.compress.recipe import Choice, Recipe, choose
 from lepton_ref.compress.source import Progress, Source, open_source
 from lepton_ref.compress.transcode import MAPS, lossless
 from lepton_ref.files import write_gguf, write_safetensors
-from lepton_ref.files.stored import stored
 from lepton_ref.interface import HostArray
 from lepton_ref.storage import DENSE_FORMATS, FORMATS, BlockQuantised, Dense, Weight, encode
 from lepton_ref.storage.encoders import WEIGHTED
-
-MANIFEST = "lepton_ref.manifest"
-"""The metadata's key of the manifest, JSON."""
 
 PANEL = 1 << 20
 """Elements that are encoded at a time by one thread."""
@@ -84,9 +77,11 @@ def quantise_file(
     recipe: Recipe,
     *,
     importance: Importance | None = None,
+    calibration: Mapping[str, Any] | None = None,
     threads: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
+    hashing: Progress | None = None,
 ) -> Written:
     """Write `source` to `target` with its tensors in the formats of the recipe.
 
@@ -95,9 +90,11 @@ def quantise_file(
         target: a .gguf file; or a .safetensors file, for dense formats alone.
         recipe: which format each tensor gets.
         importance: see `Importance`; the formats that search for scales take it.
+        calibration: for the manifest, what the importance was measured on: `Calibration.record()`.
         threads: how many encode at a time.
         overwrite: whether an existing file may be replaced.
         progress: wraps the list of names while it is worked through.
+        hashing: the same for the pieces of the source's files, whose SHA-256 the manifest holds.
 
     Raises:
         FileNotFoundError: no source, or no folder for the target.
@@ -110,8 +107,10 @@ def quantise_file(
     if type(threads) is not int or threads < 1:
         raise ValueError(f"threads is {threads!r}; give an integer of at least 1")
     read = open_source(source, gguf=target.suffix == ".gguf")
-    choices = _choices(read, recipe, target, importance)
+    choices = _choices(read, recipe, target, importance=importance is not None)
     _check_importance(read, importance)
+    if calibration is not None and importance is None:
+        raise ValueError("a calibration's record without its importance; give both")
     with tempfile.TemporaryFile(dir=target.parent) as spool, ThreadPoolExecutor(threads) as pool:
         places: dict[str, tuple[int, int]] = {}
         for name in choices if progress is None else progress(list(choices)):
@@ -129,7 +128,8 @@ def quantise_file(
             else read.tensors[name]
             for name, choice in choices.items()
         }
-        _write(target, tensors, read, recipe, _manifest(read, recipe, importance, tensors), overwrite=overwrite)
+        text = manifest(read, recipe, tensors, importance=importance, calibration=calibration, hashing=hashing)
+        _write(target, tensors, read, recipe, text, overwrite=overwrite)
     searched = [n for n, c in choices.items() if c.format in WEIGHTED and n in places]
     return Written(
         path=target,
@@ -158,7 +158,32 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
         raise FileExistsError(f"{target} exists; give --overwrite to replace it, or choose another name")
 
 
-def _choices(read: Source, recipe: Recipe, target: Path, importance: Importance | None) -> dict[str, Choice]:
+def plan(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    recipe: Recipe,
+    *,
+    importance: bool,
+    overwrite: bool = False,
+) -> dict[str, Choice]:
+    """Each tensor's format as `quantise_file` would choose it: what is wrong is said before anything is calibrated.
+
+    Args:
+        source: as `quantise_file` takes it.
+        target: likewise.
+        recipe: likewise.
+        importance: whether there will be any.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        FileNotFoundError, FileExistsError, FileFormatError, ValueError: as `quantise_file`.
+    """
+    target = Path(target)
+    _check_target(target, overwrite=overwrite)
+    return _choices(open_source(source, gguf=target.suffix == ".gguf"), recipe, target, importance=importance)
+
+
+def _choices(read: Source, recipe: Recipe, target: Path, *, importance: bool) -> dict[str, Choice]:
     experts = read.metadata.get(f"{read.architecture}.expert_count", 0)
     if recipe.mixture is not None and experts:
         raise ValueError(f"{read.path} has {experts} experts, for which no mixture is written yet; give a format")
@@ -172,7 +197,7 @@ def _choices(read: Source, recipe: Recipe, target: Path, importance: Importance 
         kept=kept,
         sharing=read.sharing,
         architecture=read.architecture,
-        importance=importance is not None,
+        importance=importance,
     )
     for name, choice in choices.items():
         if target.suffix != ".gguf" and choice.format not in DENSE_FORMATS:
@@ -231,40 +256,12 @@ def _view(spool: IO[bytes], begin: int, end: int, format_: str, shape: tuple[int
     return BlockQuantised(raw.reshape(*shape[:-1], -1), format=FORMATS[format_])
 
 
-def _manifest(read: Source, recipe: Recipe, importance: Importance | None, tensors: Mapping[str, Weight]) -> str:
-    given = None
-    if importance is not None:
-        digest = hashlib.sha256()
-        for name in sorted(importance):
-            digest.update(name.encode("utf-8") + b"\0" + np.ascontiguousarray(importance[name], dtype="<f4").tobytes())
-        given = digest.hexdigest()
-    text: dict[str, Any] = {
-        "lepton_ref": __version__,
-        "source": {"sha256": read.digests()},
-        "recipe": {"format": recipe.format, "mixture": recipe.mixture, "tensors": [list(p) for p in recipe.patterns]},
-        "importance": {"sha256": given},
-        "seeds": [],
-        "tensors": {
-            name: {"format": weight.format, "sha256": _digest(stored(name, weight).pieces())}
-            for name, weight in tensors.items()
-        },
-    }
-    return json.dumps(text, ensure_ascii=True, separators=(",", ":"))
-
-
-def _digest(pieces: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
-
-
 def _write(
-    target: Path, tensors: Mapping[str, Weight], read: Source, recipe: Recipe, manifest: str, *, overwrite: bool
+    target: Path, tensors: Mapping[str, Weight], read: Source, recipe: Recipe, text: str, *, overwrite: bool
 ) -> None:
     every: dict[str, Weight | HostArray] = {**tensors, **read.integers}
     if target.suffix == ".safetensors":
-        write_safetensors(target, every, {**read.metadata, MANIFEST: manifest}, overwrite=overwrite)
+        write_safetensors(target, every, {**read.metadata, MANIFEST: text}, overwrite=overwrite)
         return
     metadata: dict[str, Any] = {**read.metadata}
     types = {**read.metadata_types}
@@ -273,6 +270,6 @@ def _write(
         metadata[key] = value
     if recipe.file_type is None:
         del metadata["general.file_type"]
-    metadata[MANIFEST] = manifest
+    metadata[MANIFEST] = text
     types[MANIFEST] = "STRING"
     write_gguf(target, every, metadata, metadata_types=types, overwrite=overwrite)

@@ -45,9 +45,16 @@ class Source:
     metadata_types: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def digests(self) -> list[str]:
-        """The SHA-256 of each file, in hexadecimal."""
-        return [sha256(path) for path in self.files]
+    def digests(self, *, progress: Progress | None = None) -> list[str]:
+        """The SHA-256 of each file, in hexadecimal; `progress` wraps the list of all their pieces."""
+        found = {path: hashlib.sha256() for path in self.files}
+        pieces = [(path, at) for path in self.files for at in range(0, path.stat().st_size, PIECE)]
+        names = [path.name for path, _ in pieces]
+        for _, (path, at) in zip(names if progress is None else progress(names), pieces, strict=True):
+            with path.open("rb") as file:
+                file.seek(at)
+                found[path].update(file.read(PIECE))
+        return [digest.hexdigest() for digest in found.values()]
 
     @property
     def architecture(self) -> str:
@@ -61,15 +68,6 @@ class Source:
         heads, shared = (self.metadata.get(f"{self.architecture}.attention.head_count{end}") for end in ("", "_kv"))
         known = isinstance(heads, int) and isinstance(shared, int) and shared > 0
         return int(heads) // int(shared) if known else 1  # type: ignore[arg-type]  # `known` says that they are
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, read a piece at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def open_source(path: str | os.PathLike[str], /, *, gguf: bool) -> Source:
