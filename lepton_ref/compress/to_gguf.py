@@ -1,34 +1,33 @@
-"""A Llama-like model's folder as a GGUF holds it: names, order of rows, metadata.
+"""A model's folder as a GGUF holds it: the inverse of how `lepton_ref.models` reads one, for each family that GGUF has.
 
-The converter of llama.cpp is followed for llama, mistral (a llama there), qwen2 and qwen3. Rows of W_q and W_k of a
-llama go from RoPE's halves to its pairs: row i·K/2 + j of a head becomes row 2j + i. Vectors become float32. Llama 3's
-scaling of frequencies becomes the tensor of the divisors:
+    names and rows     the families' own two tables          lepton_ref.compress.to_gguf_tensors
+    what is implied    a record a family                     lepton_ref.compress.to_gguf_families
+    how heads turn     keys and tensors                      lepton_ref.compress.to_gguf_rope
+    words              the tokenizer and the chat template   lepton_ref.compress.tokenizer_to_gguf
 
-    λ = 2π·θ^(2i/K):  1 where λ < c/high,  factor where λ > c/low,
-    else 1/((1 − s)/factor + s) with s = (c/λ − low)/(high − low)
-
-Source: conversion of LlamaForCausalLM in convert_hf_to_gguf.py of github.com/ggml-org/llama.cpp.
+Numbers of the metadata are rounded to float32, and vectors are float32 tensors; Gemma's norms are 1 + w. The folder and
+the file are one model, to the bit, where these roundings change nothing, and a note tells where 1 + w is rounded. A
+folder without a tokenizer that GGUF can say becomes a file that runs on ids, in llama.cpp too.
 """
 
 from __future__ import annotations
 
-import json
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lepton_ref.compress.tokenizer_to_gguf import tokenizer_metadata
+from lepton_ref.compress.to_gguf_families import FORMS, Form
+from lepton_ref.compress.to_gguf_pooling import pooling_to_gguf
+from lepton_ref.compress.to_gguf_rope import rope_to_gguf
+from lepton_ref.compress.to_gguf_tensors import as_float32, tensors_to_gguf
+from lepton_ref.compress.tokenizer_to_gguf import NO_WORDS, tokenizer_metadata
 from lepton_ref.files import Checkpoint
-from lepton_ref.models import FAMILIES, GGUF_FAMILIES
+from lepton_ref.models import FAMILIES, GGUF_FAMILIES, Family
 from lepton_ref.models.names import bind
 from lepton_ref.models.reader import Reader
-from lepton_ref.ops import Rope
-from lepton_ref.storage import Dense, RowView, Weight
-
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""`model_type` in config.json → GGUF's architecture, for the families that are converted."""
+from lepton_ref.storage import RowView, Weight
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Converted:
         tensors: by GGUF's names.
         metadata: keys and values.
         types: of some of the metadata.
-        notes: what could not be said.
+        notes: what could not be said, and what llama.cpp makes of the file that this package does not.
     """
 
     tensors: dict[str, Weight]
@@ -49,87 +48,126 @@ class Converted:
 
 
 def to_gguf(checkpoint: Checkpoint, /) -> Converted:
-    """A folder as GGUF holds it; nothing is decoded but vectors.
+    """A folder as GGUF holds it; nothing is decoded but vectors and small tables.
 
     Raises:
         ValueError: a family, a head or a setting that a GGUF of it cannot say; the message names it.
+        WeightsError: tensors that are not the config's.
     """
-    where = str(checkpoint.path / "config.json")
-    fields = Reader(checkpoint.config, where=where)
+    fields = Reader(checkpoint.config, where=str(checkpoint.path / "config.json"))
     kind = fields.text("model_type")
-    if kind not in ARCHITECTURES:
-        raise fields.wrong("model_type", kind, f"one of {', '.join(ARCHITECTURES)}, to be converted to GGUF")
+    if kind not in FORMS:
+        known = ", ".join(FORMS)
+        raise fields.wrong("model_type", kind, f"one of {known} to become a GGUF; write a .safetensors instead")
     packed = fields.section("quantization_config")
     if packed.fields:
         raise packed.wrong("quant_method", packed.raw("quant_method", None), "absent: decode the model first")
-    family, architecture = FAMILIES[kind], ARCHITECTURES[kind]
+    family, form = FAMILIES[kind], FORMS[kind]
     config = family.read(fields)
-    window = getattr(config, "sliding_window", None) or max(filter(None, getattr(config, "windows", ())), default=None)
-    if window is not None:
-        raise fields.wrong("sliding_window", window, f"null: the GGUF of a {architecture} has no window")
-    if config.hidden_act != "silu":
-        raise fields.wrong(
-            "hidden_act", fields.raw("hidden_act"), f"'silu', which the GGUF of a {architecture} implies"
+    _check(form, config, fields)
+    said, notes = form.say(config, fields)
+    tensors, left = _tensors(checkpoint, family, form, config, fields)
+    turned: dict[str, Any] = {}
+    if form.ropes:
+        turned, more, why = rope_to_gguf(config.rope, form.ropes, fields)
+        tensors, notes = tensors | more, (*notes, *why)
+    rows = tensors["token_embd.weight"].shape[0]
+    words, types, why_not = tokenizer_metadata(checkpoint.path, rows)
+    words = words or dict(NO_WORDS)
+    own = {**_sizes(config, tensors), **turned, **said, "vocab_size": rows}
+    if form.architecture == "bert":
+        pooled, untold = pooling_to_gguf(checkpoint.path)
+        own, left = own | pooled, (*left, *untold)
+        words["tokenizer.ggml.token_type_count"] = getattr(config, "type_vocab_size", 1)
+    metadata = {f"{form.architecture}.{key}": _float32(value) for key, value in own.items()}
+    metadata = {"general.architecture": form.architecture, **metadata, **words}
+    return Converted(tensors, metadata, types, (*left, *notes, *((why_not,) if why_not else ())))
+
+
+def _float32(value: Any) -> Any:
+    """GGUF's readers take float32 for a number."""
+    return float(np.float32(value)) if isinstance(value, float) else value
+
+
+def _check(form: Form, config: Any, fields: Reader) -> None:
+    """Refuse what the architecture takes for granted otherwise."""
+    implied = f"which a GGUF of {form.architecture} implies"
+    for given in ("hidden_act", "activation_function", "activation"):
+        if getattr(config, given, form.activation) != form.activation:
+            name = "hidden_activation" if fields.has("hidden_activation") else given
+            raise fields.wrong(name, fields.raw(name, getattr(config, given)), f"{form.activation!r}, {implied}")
+    width = getattr(config, "head_dim", None)
+    if form.even_heads and width is not None and width * config.num_attention_heads != config.hidden_size:
+        share = f"{config.hidden_size / config.num_attention_heads:g}"
+        raise fields.wrong("head_dim", width, f"{share}, an equal share of hidden_size, {implied}")
+    if not form.biased_output and getattr(config, "attention_bias", False):
+        raise fields.wrong("attention_bias", True, f"false: a GGUF of {form.architecture} has no bias behind attention")
+
+
+def _tensors(
+    checkpoint: Checkpoint, family: Family, form: Form, config: Any, fields: Reader
+) -> tuple[dict[str, Weight], tuple[str, ...]]:
+    """The tensors, and what is left out or rounded."""
+    heads = family.architectures
+    listed = fields.raw("architectures", [])
+    head = heads.get(str(listed[0]) if isinstance(listed, list) and listed else "", "base")
+    notes: tuple[str, ...] = ()
+    wanted = "causal_lm" if "causal_lm" in heads.values() else "base"
+    if wanted == "causal_lm" and head != "causal_lm":
+        names = " or ".join(name for name, kind in heads.items() if kind == "causal_lm")
+        raise fields.wrong("architectures", listed, f"{names}: a GGUF of {form.architecture} has an output head")
+    if head not in (wanted, "masked_lm"):
+        raise fields.wrong("architectures", listed, "a base model: a GGUF of bert has no classifier that is read here")
+    if head == "masked_lm":
+        notes = (f"the head of {listed[0]} is left out: a GGUF of bert gives hidden states",)
+    where = str(checkpoint.path)
+    program, file = family.program(config, head), checkpoint.tensors
+    bind(program, family.names, file.tensors, others=[*file.integers, *file.refused], config=config, where=where)
+    program = family.program(config, wanted)
+    gguf = GGUF_FAMILIES[form.architecture].gguf
+    assert gguf is not None, "it is among the families that GGUF knows"
+    tensors = tensors_to_gguf(program, family.names, gguf.names, file.tensors, config)
+    if family.model_type == "roberta":  # the first positions, padding's among them, are those of no token
+        first, table = config.pad_token_id + 1, tensors["position_embd.weight"]
+        tensors["position_embd.weight"] = as_float32(RowView(table, np.arange(first, table.shape[0])))
+    if form.own_head and config.tie_word_embeddings:
+        tensors["output.weight"] = tensors["token_embd.weight"]
+    offset = getattr(config, "norm_offset", 0.0)
+    if offset:
+        norms = [name for name in tensors if name.endswith("norm.weight")]
+        moved = {name: as_float32(tensors[name], offset) for name in norms}
+        rounded = sum(
+            not np.array_equal(moved[name].decode().astype(float) - offset, tensors[name].decode()) for name in norms
         )
-    program = family.program(config, "causal_lm")
-    bound = bind(program, family.names, checkpoint.tensors.tensors, config=config, where=str(checkpoint.path))
-    names = GGUF_FAMILIES[architecture].gguf
-    assert names is not None, "it is among the families that GGUF knows"
-    tensors: dict[str, Weight] = {}
-    for weight, stored in bound.items():
-        part, name = names.names.source(weight)
-        placed = stored if part.rows is None else RowView(stored, np.argsort(part.rows(config)))
-        tensors[name] = _vector(placed) if len(placed.shape) == 1 else placed
-    rope, more = _rope(config.rope, config, fields)
-    found: dict[str, Any] = {
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": float(np.float32(config.rms_norm_eps)),
-        "vocab_size": config.vocab_size,
-        **rope,
+        tensors |= moved
+        if rounded:
+            notes = (*notes, f"1 + w is rounded to float32 in {rounded} of {len(norms)} norms, which GGUF stores so")
+    return tensors, notes
+
+
+def _sizes(config: Any, tensors: Mapping[str, Weight]) -> dict[str, Any]:
+    """The model's numbers, whatever its config calls them."""
+
+    def number(*names: str) -> Any:
+        return next(getattr(config, name) for name in names if hasattr(config, name))
+
+    hidden, heads = number("hidden_size", "dim"), number("num_attention_heads", "n_heads")
+    positions = tensors.get("position_embd.weight")
+    found = {
+        "context_length": config.max_position_embeddings if positions is None else positions.shape[0],
+        "embedding_length": hidden,
+        "block_count": number("num_hidden_layers", "n_layers"),
+        "feed_forward_length": number("intermediate_size", "hidden_dim"),
+        "attention.head_count": heads,
     }
-    if config.head_dim * config.num_attention_heads != config.hidden_size:
-        found |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
-    words, types, why = tokenizer_metadata(checkpoint.path, config.vocab_size)
-    metadata = {"general.architecture": architecture, **{f"{architecture}.{k}": v for k, v in found.items()}, **words}
-    return Converted(tensors | more, metadata, types, (why,) if why else ())
-
-
-def _vector(weight: Weight) -> Dense:
-    with np.errstate(over="ignore"):
-        return Dense(weight.decode().astype("<f4"), format="F32")
-
-
-def _rope(rope: Rope, config: Any, fields: Reader) -> tuple[dict[str, Any], dict[str, Weight]]:
-    """Metadata and tensors that say how heads turn."""
-    found: dict[str, Any] = {"rope.freq_base": float(np.float32(rope.theta)), "rope.dimension_count": rope.width}
-    if rope.kind == "default":
-        return found, {}
-    if rope.kind == "linear":
-        return found | {"rope.scaling.type": "linear", "rope.scaling.factor": rope.factor}, {}
-    if rope.kind == "llama3":
-        return found, {"rope_freqs.weight": Dense(_llama3(rope), format="F32")}
-    name = "rope_scaling" if fields.has("rope_scaling") else "rope_parameters"
-    kinds = json.dumps(["default", "linear", "llama3"])
-    raise fields.wrong(name, rope.kind, f"of one of the types {kinds}, to be converted to GGUF")
-
-
-def _llama3(rope: Rope) -> np.ndarray[Any, np.dtype[np.float32]]:
-    low, high = (rope.original_length / f for f in (rope.low_freq_factor, rope.high_freq_factor))
-    divisors = []
-    for i in range(rope.width // 2):
-        length = 2 * math.pi * rope.theta ** (2 * i / rope.width)
-        if length < high:
-            divisors.append(1.0)
-        elif length > low:
-            divisors.append(rope.factor)
-        else:
-            smooth = (rope.original_length / length - rope.low_freq_factor) / (
-                rope.high_freq_factor - rope.low_freq_factor
-            )
-            divisors.append(1 / ((1 - smooth) / rope.factor + smooth))
-    return np.array(divisors, dtype="<f4")
+    if hasattr(config, "rms_norm_eps"):
+        found["attention.layer_norm_rms_epsilon"] = config.rms_norm_eps
+    else:
+        known = [getattr(config, n) for n in ("layer_norm_eps", "layer_norm_epsilon") if hasattr(config, n)]
+        found["attention.layer_norm_epsilon"] = known[0] if known else 1e-12  # DistilBERT's, which no config changes
+    if hasattr(config, "num_key_value_heads"):
+        found["attention.head_count_kv"] = config.num_key_value_heads
+    width = getattr(config, "head_dim", hidden // heads)
+    if width * heads != hidden:
+        found |= {"attention.key_length": width, "attention.value_length": width}
+    return found

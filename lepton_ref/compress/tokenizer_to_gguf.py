@@ -20,6 +20,8 @@ USER_DEFINED, UNUSED = 4, 5
 
 PREFIX = "tokenizer.ggml."
 
+NO_WORDS = {"tokenizer.ggml.model": "none"}
+
 _ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
 
 

@@ -126,7 +126,7 @@ GGUF_NAMES = NameTable(
         "norm": "output_norm",
         "head": "output",
     },
-    ignored=(r"rope_freqs\.weight",),
+    ignored=(r"rope_(freqs|factors_long|factors_short)\.weight",),
 )
 
 FAMILY = Family(

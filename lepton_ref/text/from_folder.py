@@ -12,7 +12,7 @@ from lepton_ref.text.config_files import Settings, id_list, read_bytes, read_jso
 from lepton_ref.text.from_gguf import ENDS_OF_TURN
 from lepton_ref.text.parts import CONTROL, NORMAL, UNKNOWN, Parts, Vocabulary, library
 from lepton_ref.text.pretokenizers import pre_tokenizer
-from lepton_ref.text.sentencepiece import BPE, read_sentencepiece
+from lepton_ref.text.sentencepiece import BPE, SentencePieceModel, read_sentencepiece
 
 BYTE_LEVEL_FAMILIES = {
     "": "gpt-2",
@@ -54,7 +54,7 @@ def _with_defaults(settings: Settings, names: dict[str, str], tokens: set[str]) 
     )  # fmt: skip
 
 
-def _from_word_list(path: Path, settings: Settings) -> tuple[Any, Settings]:
+def read_word_list(path: Path, settings: Settings) -> tuple[Vocabulary, Settings]:
     """vocab.txt: WordPiece, one token a line."""
     tokens = read_text(path).removesuffix("\n").split("\n")
     tokens = [token.removesuffix("\r") for token in tokens]
@@ -63,7 +63,11 @@ def _from_word_list(path: Path, settings: Settings) -> tuple[Any, Settings]:
     missing = [role for role in ("unk_token", "cls_token", "sep_token") if role not in settings.special]
     if len(missing) > 0:
         raise ValueError(f"{path}: {missing[0]}: missing: WordPiece needs it in the vocabulary")
-    vocabulary = Vocabulary(str(path), tokens, _types(tokens, settings))
+    return Vocabulary(str(path), tokens, _types(tokens, settings)), settings
+
+
+def _from_word_list(path: Path, settings: Settings) -> tuple[Any, Settings]:
+    vocabulary, settings = read_word_list(path, settings)
     lowercase, chinese = settings.flag("do_lower_case", True), settings.flag("tokenize_chinese_chars", True)
     backend = build.word_piece(
         vocabulary, unknown=settings.special["unk_token"], lowercase=lowercase is True,
@@ -97,7 +101,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     return merges
 
 
-def _from_vocab_and_merges(folder: Path, settings: Settings) -> tuple[Any, Settings]:
+def read_vocab_and_merges(folder: Path, settings: Settings) -> tuple[Vocabulary, Settings]:
     """vocab.json and merges.txt: byte-level BPE, cut as the model's family cuts."""
     if settings.family not in BYTE_LEVEL_FAMILIES:
         known = ", ".join(sorted(name for name in BYTE_LEVEL_FAMILIES if name != ""))
@@ -114,27 +118,38 @@ def _from_vocab_and_merges(folder: Path, settings: Settings) -> tuple[Any, Setti
     vocabulary = Vocabulary(
         str(folder / "vocab.json"), tokens, _types(tokens, settings), merges=_read_merges(folder / "merges.txt")
     )
+    return vocabulary, settings
+
+
+def _from_vocab_and_merges(folder: Path, settings: Settings) -> tuple[Any, Settings]:
+    vocabulary, settings = read_vocab_and_merges(folder, settings)
     pre = pre_tokenizer(BYTE_LEVEL_FAMILIES[settings.family], source=str(folder))
     return build.byte_level(vocabulary, pre), settings
 
 
-def _from_sentencepiece(path: Path, settings: Settings) -> tuple[Any, Settings]:
-    """tokenizer.model: SentencePiece BPE or Unigram."""
+def read_pieces(path: Path, settings: Settings) -> tuple[SentencePieceModel, Settings]:
+    """tokenizer.model: SentencePiece BPE, which does not normalise, or Unigram."""
     model = read_sentencepiece(read_bytes(path), str(path))
     tokens, count = model.vocabulary.tokens, len(model.vocabulary.tokens)
     roles = {"bos_token": model.bos_id, "eos_token": model.eos_id, "unk_token": model.unk_id, "pad_token": model.pad_id}
     settings = _with_defaults(settings, {r: tokens[i] for r, i in roles.items() if 0 <= i < count}, set(tokens))
     if not 0 <= model.unk_id < count:
         raise ValueError(f"{path}: unk_id: {model.unk_id}: the vocabulary has {count} pieces")
+    if model.model_type == BPE and (model.charsmap != b"" or model.collapse_spaces):
+        raise ValueError(f"{path}: normalizer_spec: BPE that normalises text is not supported: give tokenizer.json")
+    return model, settings
+
+
+def _from_sentencepiece(path: Path, settings: Settings) -> tuple[Any, Settings]:
+    model, settings = read_pieces(path, settings)
     if model.model_type != BPE:
         backend = build.unigram(
             model.vocabulary, unk_id=model.unk_id, charsmap=model.charsmap, space_prefix=model.space_prefix,
             collapse_spaces=model.collapse_spaces,
         )  # fmt: skip
         return backend, settings
-    if model.charsmap != b"" or model.collapse_spaces:
-        raise ValueError(f"{path}: normalizer_spec: BPE that normalises text is not supported: give tokenizer.json")
-    backend = build.sentencepiece_bpe(model.vocabulary, unknown=tokens[model.unk_id], space_prefix=model.space_prefix)
+    unknown = model.vocabulary.tokens[model.unk_id]
+    backend = build.sentencepiece_bpe(model.vocabulary, unknown=unknown, space_prefix=model.space_prefix)
     return backend, settings
 
 
@@ -160,7 +175,7 @@ def _add_ends(backend: Any, settings: Settings, *, bos: str | None, eos: str | N
     build.add_ends(backend, before=before, after=after)
 
 
-def _usual_ends(settings: Settings, layout: str) -> tuple[str | None, str | None]:
+def usual_ends(settings: Settings, layout: str) -> tuple[str | None, str | None]:
     """What a family puts around a text when tokenizer.json is not there to say it."""
     special = settings.special
     if layout == "vocab.txt":
@@ -181,10 +196,10 @@ def _ends(backend: Any, settings: Settings, layout: str) -> None:
     bos_flag, eos_flag = settings.flag("add_bos_token", None), settings.flag("add_eos_token", None)
     if bos_flag is None and eos_flag is None:
         if layout != "tokenizer.json":
-            bos, eos = _usual_ends(settings, layout)
+            bos, eos = usual_ends(settings, layout)
             _add_ends(backend, settings, bos=bos, eos=eos)
         return
-    usual = _usual_ends(settings, layout) if layout != "tokenizer.json" else (None, None)
+    usual = usual_ends(settings, layout) if layout != "tokenizer.json" else (None, None)
     special = settings.special
     bos = usual[0] if bos_flag is None else special.get("bos_token") if bos_flag else None
     eos = usual[1] if eos_flag is None else special.get("eos_token") if eos_flag else None

@@ -1,0 +1,72 @@
+"""llama.cpp reads the files that folders become, and computes the folder's model.
+
+No bound through a whole network says how near llama.cpp's float32 must come. So the measure is what a wrong conversion
+makes: for every way to be wrong that tests/to_gguf_cases.py lists, llama.cpp on the right file must be a hundred times
+nearer to this package than on the wrong one, and choose the same token everywhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from llama_cpp_peer import VARIABLE, Job, ask, python
+from numpy.typing import NDArray
+from tiny_models import load
+from to_gguf_cases import BUGS, CASES, ENCODERS, contents, folder_of, ids_of, write
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(python() is None, reason=f"llama_cpp is not installed; name a Python that has it in {VARIABLE}"),
+]
+
+FACTOR = 100
+"""By how much the right file is nearer than a wrong one."""
+
+
+def job(name: str, path: Path) -> Job:
+    return Job(path, ids_of(name)[:1], states=name in ENCODERS)
+
+
+def distances(folder: Path) -> tuple[dict[str, float], dict[tuple[str, str], float], list[str]]:
+    """By case, by planted bug, and the cases where another token leads."""
+    jobs: list[tuple[str, str, Job]] = []
+    ours: dict[str, NDArray[Any]] = {}
+    for name in CASES:
+        tensors, metadata = contents(folder_of(name, folder / name))
+        jobs.append((name, "", job(name, write(folder / f"{name}.gguf", tensors, metadata))))
+        ours[name] = load(folder / name).forward(ids_of(name)[:1])[0]
+        for case, what, bug in BUGS:
+            if case == name:
+                wrong, said = dict(tensors), dict(metadata)
+                bug(wrong, said)
+                jobs.append((name, what, job(name, write(folder / f"{len(jobs)}.gguf", wrong, said))))
+    right: dict[str, float] = {}
+    planted: dict[tuple[str, str], float] = {}
+    others: list[str] = []
+    for (name, what, asked), answer in zip(jobs, ask([each for _, _, each in jobs]), strict=True):
+        assert answer.error == "", f"{asked.path}: {answer.error}"
+        theirs = answer.outputs[0]
+        distance = float(np.abs(theirs - ours[name]).max())
+        if what:
+            planted[name, what] = distance
+        else:
+            right[name] = distance
+            others += [name] if (theirs.argmax(axis=-1) != ours[name].argmax(axis=-1)).any() else []
+    return right, planted, others
+
+
+def test_llama_cpp_computes_the_folder_s_model(tmp_path: Path) -> None:
+    right, planted, others = distances(tmp_path)
+    lines = [f"{name:24}{distance:10.2e}" for name, distance in right.items()]
+    lines += [f"{name:24}{what:28}{distance / right[name]:10.0f} times" for (name, what), distance in planted.items()]
+    sys.stdout.write("\n".join(lines) + "\n")
+    assert others == []
+    near = {case: distance / right[case[0]] for case, distance in planted.items()}
+    assert {case: ratio for case, ratio in near.items() if ratio <= FACTOR} == {}
+    least = min(planted.values())
+    unmeasured = {name: d for name, d in right.items() if name not in {case for case, _ in planted}}
+    assert {name: d for name, d in unmeasured.items() if d * FACTOR >= least} == {}
