@@ -56,6 +56,16 @@ def require(module: str, holds: bool, what: str) -> None:
         raise ValueError(f"{module} {what}")
 
 
+def require_some(matrices: Matrices, format: str) -> None:
+    """There is something to pack.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if not matrices.packed:
+        raise ValueError(f"no matrix is quantised, so there is nothing for {format} to say; give at least one")
+
+
 def require_layers(matrices: Matrices, format: str, *, others: Sequence[str] = ()) -> None:
     """Only matrices of layers, and these others, are packed.
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from lepton_ref.compress.integer_codes import IntegerCodes
-from lepton_ref.compress.packing import Matrices, Packing, Tensor, each_of, require, require_upright
+from lepton_ref.compress.packing import Matrices, Packing, Tensor, each_of, require, require_some, require_upright
 from lepton_ref.files.stored import small_floats
 from lepton_ref.interface import HostArray
 from lepton_ref.storage import DENSE_FORMATS, Dense
@@ -39,6 +39,7 @@ def pack_compressed(matrices: Matrices, /) -> Packing:
     Raises:
         ValueError: what compressed-tensors cannot say; the message names the module.
     """
+    require_some(matrices, NAME)
     require_upright(matrices, NAME)
     floats = [module for module, weight in matrices.packed.items() if isinstance(weight, FP8)]
     if not floats:
@@ -109,6 +110,7 @@ def pack_fp8(matrices: Matrices, /) -> Packing:
     Raises:
         ValueError: what it cannot say; the message names the module.
     """
+    require_some(matrices, "fp8")
     require_upright(matrices, "fp8")
     tensors: dict[str, Tensor] = {}
     tile: tuple[int, int] | None = None

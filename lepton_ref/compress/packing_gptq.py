@@ -24,6 +24,7 @@ from lepton_ref.compress.packing import (
     each_of,
     require,
     require_layers,
+    require_some,
     require_upright,
 )
 from lepton_ref.storage import Dense
@@ -42,6 +43,7 @@ def pack_gptq(matrices: Matrices, /, *, version: int) -> Packing:
         ValueError: what GPTQ cannot say; the message names the module.
     """
     name = "gptq" if version == 1 else "gptq_v2"
+    require_some(matrices, name)
     require_layers(matrices, name, others=(HEAD,))
     for module in matrices.dense:
         told = f"stays dense; {name} packs every matrix of the layers: quantise it too, or take compressed-tensors"
@@ -81,6 +83,7 @@ def pack_awq_folder(matrices: Matrices, /) -> Packing:
     Raises:
         ValueError: what AWQ cannot say; the message names the module.
     """
+    require_some(matrices, "awq")
     require_layers(matrices, "awq")
     require_upright(matrices, "awq")
     tensors: dict[str, Tensor] = {}
