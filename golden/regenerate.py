@@ -75,6 +75,7 @@ MODULES = {
     "storage_scaled_goldens": ("storage_scaled",),
     "storage_packed_goldens": ("storage_packed",),
     "storage_encoder_goldens": ("storage_encoders",),
+    "mixture_goldens": ("mixtures",),
     "hash_goldens": ("hashes",),
 }
 """Module → the folders right below golden/ that its groups lie in."""

@@ -69,6 +69,12 @@ def quantise(args: argparse.Namespace) -> None:
         )
     if written.unweighted:
         notes.append(f"no importance for {len(written.unweighted)} tensors, such as {written.unweighted[0]}")
+    if written.starved:
+        name, form = written.starved[0], written.choices[written.starved[0]].format
+        notes.append(
+            f"{len(written.starved)} tensors had no importance though llama.cpp makes their formats with it alone, "
+            f"such as {name} in {form}: their columns count alike; give --calibrate or --imatrix"
+        )
     fallen = [name for name, one in written.choices.items() if "no whole blocks" in one.why]
     if fallen:
         notes.append(

@@ -87,6 +87,23 @@ def test_quantize_says_what_was_in_blocks_before(told: Told, path: Path, tmp_pat
     assert "note: 8 tensors were in blocks before, such as token_embd.weight: both errors add up" in error
 
 
+def test_quantize_says_which_formats_want_importance(told: Told, path: Path, tmp_path: Path) -> None:
+    note = (
+        "note: 6 tensors had no importance though llama.cpp makes their formats with it alone, such as "
+        "blk.0.attn_q.weight in IQ2_XXS: their columns count alike; give --calibrate or --imatrix\n"
+    )
+    code, _, error = told("quantize", path, tmp_path / "a.gguf", "--recipe", "IQ2_XXS")
+    assert code == 0
+    assert note in error
+    assert read_gguf(tmp_path / "a.gguf").metadata["general.file_type"] == 19
+    names = [name for name, array in wide_tensors().items() if array.ndim == 2]
+    ones = ImportanceMatrix({name: Entry(np.ones((1, 256)), np.array([1])) for name in names}, ("page",), 1, 1)
+    write_imatrix(tmp_path / "seen.gguf", ones)
+    words = ("quantize", path, tmp_path / "b.gguf", "--recipe", "IQ2_XXS", "--imatrix", tmp_path / "seen.gguf")
+    assert "no importance" not in told(*words)[2]
+    assert "no importance" not in told("quantize", path, tmp_path / "c.gguf", "--format", "Q4_K")[2]
+
+
 REFUSED = [
     ((), "give a format or a mixture, one of them; got None and None"),
     (("--format", "Q9"), "there is no format 'Q9'; known: "),

@@ -258,7 +258,7 @@ def test_another_choice_of_layers_is_found(text: str, bug: str) -> None:
 @pytest.mark.parametrize(
     ("check", "text", "bug"),
     [
-        ("test_the_output_head", 'if name == "output.weight" or', 'if name == "token_embd.weight" or'),
+        ("test_the_output_head", 'head = "output.weight" if', 'head = "token_embd.weight" if'),
         (
             "test_the_first_pattern_that_fits_counts",
             "next((pair for pair in recipe.patterns",

@@ -20,7 +20,7 @@ from typing import IO, Any, TypeGuard
 import numpy as np
 
 from lepton_ref.compress.manifest import MANIFEST, manifest
-from lepton_ref.compress.recipe import Choice, Recipe, choose
+from lepton_ref.compress.recipe import Choice, Recipe, choose, starved
 from lepton_ref.compress.source import Progress, Source, open_source
 from lepton_ref.compress.transcode import MAPS, lossless
 from lepton_ref.files import write_gguf, write_safetensors
@@ -51,6 +51,7 @@ class Written:
             holds exactly (`lepton_ref.compress.transcode`) are mapped, and are not among them.
         unweighted: tensors whose encoder takes importance, and for which none was given though it was for others.
         notes: what the file cannot say.
+        starved: tensors in formats that llama.cpp makes with importance alone, made without: columns count alike.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Written:
     requantised: tuple[str, ...]
     unweighted: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    starved: tuple[str, ...] = ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -145,6 +147,7 @@ def quantise_file(
         ),
         unweighted=() if importance is None else tuple(name for name in searched if name not in importance),
         notes=read.notes,
+        starved=tuple(name for name in starved(choices, recipe, importance or ()) if name in places),
     )
 
 

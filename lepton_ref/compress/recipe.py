@@ -11,11 +11,11 @@ In order, for each tensor of the file:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from lepton_ref.compress.mixtures import FALLBACKS, FILE_TYPES, MIXTURES, Mixture, Place
+from lepton_ref.compress.mixtures import FALLBACKS, FILE_TYPES, IMPORTANCE_WANTED, MIXTURES, Mixture, Place
 from lepton_ref.storage import DENSE_FORMATS, FORMATS
 from lepton_ref.storage.encoders import ENCODERS
 
@@ -26,7 +26,7 @@ KINDS = ("attn_v", "attn_qkv", "attn_output", "ffn_down")
 """What the rules of mixtures tell apart by name."""
 
 LAYERS_OF_70B = 80
-"""A Llama of so many layers whose heads share keys is the 70B, whose attn_v gets more bits in every mixture."""
+"""A Llama of so many layers whose heads share keys, and any Qwen2 of so many, is a 70B to llama.cpp."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def choose(
         if not any(fits(pattern, name) for name in tensors):
             near = nearest(pattern, tensors)
             raise ValueError(f"the pattern {pattern!r} fits no tensor; the file has {', '.join(near)}, …")
+    places, is_70b = _places(tensors), _is_70b(_layers(tensors), architecture, sharing)
+    head = "output.weight" if "output.weight" in tensors else "token_embd.weight"
     found = {}
     for name, shape in tensors.items():
         given = next((pair for pair in recipe.patterns if fits(pair[0], name)), None)
@@ -138,8 +140,9 @@ def choose(
         elif len(shape) < 2 or not quantised(name):
             found[name] = Choice(kept[name], "kept: a vector" if len(shape) < 2 else "kept: never quantised")
         elif recipe.mixture is not None:
-            place = _place(name, tensors, sharing=sharing, importance=importance)
-            found[name] = _fitted(_mixed(name, shape, recipe.mixture, place, tensors, architecture), shape)
+            place = Place(*places[name], sharing, importance)
+            choice = _mixed(name, shape, recipe.mixture, place, is_head=name == head, is_70b=is_70b)
+            found[name] = _fitted(choice, shape)
         else:
             found[name] = _fitted(Choice(recipe.base, f"format {recipe.base}"), shape)
         if found[name].format not in (kept[name], *DENSE_FORMATS, *ENCODERS):
@@ -150,6 +153,16 @@ def choose(
 def quantised(name: str) -> bool:
     """Whether a matrix of this name is quantised unasked."""
     return name.endswith("weight") and not name.endswith("_norm.weight") and not any(part in name for part in KEPT)
+
+
+def starved(choices: Mapping[str, Choice], recipe: Recipe, importance: Container[str], /) -> list[str]:
+    """The tensors in formats that llama.cpp makes where it has their importance alone, and of which there is none."""
+    wanted = IMPORTANCE_WANTED | ({"Q2_K"} if recipe.mixture == "Q2_K_S" else set())
+    return [
+        name
+        for name, one in choices.items()
+        if one.format in wanted and name not in importance and not name.startswith(("token_embd", "output."))
+    ]
 
 
 def nearest(wanted: str, names: Iterable[str], /, *, count: int = 3) -> list[str]:
@@ -169,30 +182,47 @@ def _layer(name: str) -> int:
     return -1 if found is None else int(found[1])
 
 
-def _place(name: str, tensors: Iterable[str], *, sharing: int, importance: bool) -> Place:
-    """Counted as llama.cpp counts: in the order of layers, fused q, k and v among the attn_v."""
-    kinds = ("attn_v", "attn_qkv") if _kind(name) in ("attn_v", "attn_qkv") else (_kind(name),)
-    alike = sorted((other for other in tensors if _kind(other) in kinds and other.endswith(".weight")), key=_layer)
-    layers = len({_layer(other) for other in tensors} - {-1})
-    count = layers if _kind(name) == "ffn_down" else len(alike)
-    return Place(alike.index(name) if name in alike else 0, count, sharing, importance)
+def _places(tensors: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """(index, count) of each name, counted as llama.cpp counts: by layers, fused q, k and v among the attn_v."""
+    names = list(tensors)
+    layers = _layers(names)
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_counted(name), [])
+        if name.endswith(".weight"):
+            alike[_counted(name)].append(name)
+    index = {name: at for some in alike.values() for at, name in enumerate(sorted(some, key=_layer))}
+    return {
+        name: (index.get(name, 0), layers if _counted(name).startswith("ffn_") else len(alike[_counted(name)]))
+        for name in names
+    }
 
 
-def _mixed(
-    name: str, shape: Sequence[int], mixture: str, place: Place, tensors: Mapping[str, object], architecture: str
-) -> Choice:
+def _counted(name: str) -> str:
+    kind = _kind(name)
+    return "attn_v" if kind == "attn_qkv" else kind
+
+
+def _layers(tensors: Iterable[str]) -> int:
+    return len({_layer(name) for name in tensors} - {-1})
+
+
+def _mixed(name: str, shape: Sequence[int], mixture: str, place: Place, *, is_head: bool, is_70b: bool) -> Choice:
     what: Mixture = MIXTURES[mixture]
-    if name == "output.weight" or (name == "token_embd.weight" and "output.weight" not in tensors):
+    if is_head:
         if shape[-1] % FORMATS[what.base].length:
             return Choice("Q8_0", f"{mixture}: the head's rows are no whole blocks of {what.base}")
-        return Choice("Q8_0" if what.base == "Q8_0" else "Q6_K", f"{mixture}: the output head")
-    kind = "attn_v" if _kind(name) == "attn_qkv" else _kind(name)
+        return Choice(what.head, f"{mixture}: the output head")
+    kind = _counted(name)
     rule = next((rule for rule in what.rules if rule.kind == kind and rule.when(place)), None)
     chosen = what.base if rule is None else rule.format
-    layers = len({_layer(other) for other in tensors} - {-1})
-    if kind == "attn_v" and architecture == "llama" and layers == LAYERS_OF_70B and place.sharing > 1:
+    if kind == "attn_v" and what.more_in_70b and is_70b:
         chosen = "Q5_K" if chosen in ("Q3_K", "Q4_K") else chosen
     return Choice(chosen, mixture if rule is None else f"{mixture}: {kind} {place.index} of {place.count}")
+
+
+def _is_70b(layers: int, architecture: str, sharing: int) -> bool:
+    return layers == LAYERS_OF_70B and (architecture == "qwen2" or (architecture == "llama" and sharing > 1))
 
 
 def _fitted(choice: Choice, shape: Sequence[int]) -> Choice:
