@@ -64,6 +64,7 @@ bench-round-once: python ## what the proof costs: reference beside float32 BLAS,
 docs: venv ## write the generated parts of docs/ from the code and from what is recorded
 	$(VENV_PYTHON) scripts/normative_table.py
 	$(VENV_PYTHON) scripts/ambiguous_figure.py
+	$(VENV_PYTHON) scripts/format_pages.py
 
 .PHONY: docs-figures
 docs-figures: python ## count what float64 cannot decide on a real model, and draw it

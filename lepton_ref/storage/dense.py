@@ -1,4 +1,14 @@
-"""Dense weights: one number an element, F64, F32, F16 or BF16."""
+"""Dense weights: one number an element, F64, F32, F16 or BF16.
+
+    F64     1 bit s, 11 bits e, 52 bits f     bias 1023
+    F32     1 bit s, 8 bits e, 23 bits f      bias 127
+    F16     1 bit s, 5 bits e, 10 bits f      bias 15
+    BF16    1 bit s, 8 bits e, 7 bits f       bias 127: the upper half of a float32
+
+From the highest bit down are the sign s, the exponent e and the fraction f of n bits, in little-endian bytes. The value
+is (−1)^s·2^(e − bias)·(1 + f/2^n); for e = 0 it is (−1)^s·2^(1 − bias)·f/2^n, zero and the subnormal numbers, and where
+e is all ones it is an infinity (f = 0) or NaN. F64 keeps its float64 value, all others decode to float32, exactly.
+"""
 
 from __future__ import annotations
 
