@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from gptq_theorems import drawn, exact_trace, is_the_trace
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -27,29 +28,12 @@ from lepton_ref.compress.hessian import damped, factor, hessian, layer_error
 Reals = NDArray[np.float64]
 
 
-def drawn(seed: int, tokens: int = 64, inputs: int = 16, outputs: int = 6) -> tuple[Reals, Reals]:
-    """(weight, Hessian) of correlated inputs."""
-    rng = np.random.default_rng(seed)
-    mixing = rng.standard_normal((inputs, inputs))
-    x = (rng.standard_normal((tokens, inputs)) @ mixing).astype(np.float32)
-    return rng.standard_normal((outputs, inputs)).astype(np.float32).astype(np.float64), hessian([x])
-
-
 def integers(seed: int, n: int) -> tuple[Reals, Reals, Reals]:
     """(H, U, D) of small integers and powers of two, so that every step is exact in float64."""
     rng = np.random.default_rng(seed)
     u = np.eye(n) + np.triu(rng.integers(-1, 2, (n, n)), 1)
     d = 2.0 ** rng.integers(0, 4, n)
     return (u * d) @ u.T, u, d
-
-
-def exact_trace(delta: Reals, h: Reals) -> Fraction:
-    """tr(Δ·H·Δᵀ) in fractions."""
-    total = Fraction(0)
-    for row in delta:
-        r = [Fraction(x) for x in row]
-        total += sum(r[i] * r[j] * Fraction(h[i, j]) for i in range(len(r)) for j in range(len(r)))
-    return total
 
 
 def unit(column: int, wanted: Reals) -> tuple[NDArray[np.uint8], Reals]:
@@ -101,18 +85,9 @@ def test_objective_is_the_trace_exactly(seed: int, n: int) -> None:
 
 
 def near_the_trace(page: ModuleType, seed: int, act_order: bool) -> bool:
-    """With any numbers: |H − U·D·Uᵀ| and |η − Δ·U| are a few roundings of the sums of absolute terms, γ each."""
     w, h = drawn(seed, inputs=9)
-    hd = damped(h, 0.01)
     coded = page.gptq(w, h, Grid(3), act_order=act_order)
-    order = np.argsort(-np.diag(hd), kind="stable") if act_order else np.arange(9)
-    u, d = factor(np.ascontiguousarray(hd[order][:, order]))
-    delta = (w - coded.decode())[:, order]
-    gamma = 4 * 9 * 2.0**-53  # products within 2u, nine terms, one division and one subtraction each
-    absolute = np.abs(delta) @ np.abs(u)
-    away = gamma * (((absolute @ np.abs(u).T) * np.abs(delta)).sum() * d.max())  # H − U·D·Uᵀ, then the trace itself
-    away += gamma * (d * (2 * absolute + gamma * absolute) * absolute).sum()  # η, then the sum of squares
-    return abs(Fraction(coded.objective) - exact_trace(w - coded.decode(), hd)) <= away
+    return is_the_trace(coded.objective, w - coded.decode(), damped(h, 0.01), act_order=act_order)
 
 
 @given(seed=st.integers(0, 2**32 - 1), act_order=st.booleans())

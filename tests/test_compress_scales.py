@@ -311,7 +311,7 @@ BAD: list[tuple[Callable[[], object], str]] = [
     (lambda: quantise_weight(ONES, "Q9"), "unknown format 'Q9'; known: F64"),
     (lambda: quantise_weight(ONES, "int4", method="gptq"), "gptq needs the Hessian"),
     (lambda: quantise_weight(ONES, "int4", method="awq"), "awq needs to know the weight's inputs"),
-    (lambda: quantise_weight(np.ones((2, 32)), "Q8_0", method="gptq"), "has an encoder of its own and no gptq"),
+    (lambda: quantise_weight(np.ones((2, 32)), "IQ3_S", method="gptq"), "has an encoder of its own and no gptq"),
     (folded("llama", "nowhere", np.ones(3)), "no op is named 'nowhere'"),
     (folded("llama", "layers.0.mlp", np.ones(3)), "a scale of shape (3,); give 40"),
     (folded("llama", "layers.0.mlp", np.zeros(40)), "give 40 positive numbers"),

@@ -6,9 +6,11 @@
            weight for inputs divided by `Quantised.inputs`: see `lepton_ref.compress.fold`
     hqq    zero points by half-quadratic turns; needs nothing
 
-GGUF's formats have encoders of their own, `storage.encode`, which take importance as weights: for them the method is
-"rtn". "int4-g64" names a grid: codes of 4 bits, groups of 64 inputs; "int8" has one scale a row; "int4-g64-sym" is
-symmetric; "-bf16" or "-fp32" at the end stores scales so, and not as fp16.
+GGUF's formats have encoders of their own, `storage.encode`, which take importance as weights: that is their "rtn".
+Those whose elements have codes of their own have "gptq" too: see `lepton_ref.compress.gptq_blocks`.
+
+"int4-g64" names a grid: codes of 4 bits, groups of 64 inputs; "int8" has one scale a row; "int4-g64-sym" is symmetric;
+"-bf16" or "-fp32" at the end stores scales so, and not as fp16.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.compress.awq import search_scales
 from lepton_ref.compress.gptq import gptq
+from lepton_ref.compress.gptq_blocks import BLOCKS, gptq_blocks
 from lepton_ref.compress.grid import STORED, Coded, Grid, importance_of, matrix, round_to_nearest
 from lepton_ref.compress.hqq import hqq
 from lepton_ref.interface import HostArray
@@ -71,7 +74,7 @@ def quantise_weight(
     hessian: Reals | None = None,
     scales: str = "minmax",
     damp: float = 0.01,
-    act_order: bool = False,
+    act_order: bool | None = None,
     follow: bool = False,
 ) -> Quantised:
     """`(O, I) -> codes or bytes`.
@@ -84,8 +87,9 @@ def quantise_weight(
         hessian: (I, I) Σ x·xᵀ.
         scales: how a grid's scales are chosen: see `lepton_ref.compress.grid`.
         damp: GPTQ's damping.
-        act_order: whether GPTQ takes the columns in falling order of the Hessian's diagonal.
-        follow: whether GPTQ chooses a group's scales when its turn comes.
+        act_order: whether GPTQ takes the columns in falling order of the Hessian's diagonal. None: of a GGUF format,
+            whose columns stay where they are, yes unless the scales follow; of a grid no.
+        follow: whether GPTQ chooses a group's or a block's scales when its turn comes.
 
     Raises:
         ValueError: an unknown format or method, a method that the format does not have or whose statistics are missing.
@@ -93,15 +97,22 @@ def quantise_weight(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     grid = grid_of(format)
-    if grid is None:
-        return _blocks(array, format, method, importance)
-    if method == "gptq":
+    if method == "gptq" and (grid is not None or format in BLOCKS):
         if hessian is None:
             raise ValueError("gptq needs the Hessian of the weight's inputs; calibrate, and give hessian=")
+        if grid is None:
+            order = not follow if act_order is None else act_order
+            raw = gptq_blocks(
+                array, hessian, format, damp=damp, act_order=order, follow=follow, importance=importance
+            ).raw
+            return Quantised(format, method, raw=raw)
+        order = bool(act_order)
         coded = gptq(
-            array, hessian, grid, damp=damp, act_order=act_order, follow=follow, scales=scales, importance=importance
+            array, hessian, grid, damp=damp, act_order=order, follow=follow, scales=scales, importance=importance
         )
         return Quantised(format, method, coded=coded)
+    if grid is None:
+        return _blocks(array, format, method, importance)
     if method == "hqq":
         return Quantised(format, method, coded=hqq(array, grid, whole=True))
     if method == "awq":
@@ -119,7 +130,10 @@ def _blocks(array: HostArray, format: str, method: str, importance: NDArray[np.f
         known = ", ".join([*DENSE_FORMATS, *ENCODERS])
         raise ValueError(f"unknown format {format!r}; known: {known}, or a grid such as int4-g64")
     if method != "rtn":
-        raise ValueError(f"{format} has an encoder of its own and no {method}; take method='rtn', or a grid: int4-g64")
+        other = "" if format not in BLOCKS else " or 'gptq'"
+        raise ValueError(
+            f"{format} has an encoder of its own and no {method}; take method='rtn'{other}, or a grid: int4-g64"
+        )
     if importance is not None and format in WEIGHTED:
         weights = importance_of(importance, array.shape[-1]).astype(np.float32)
         return Quantised(format, method, raw=encode(format, array, weights=weights))
