@@ -265,6 +265,13 @@ def test_codes_are_those_of_the_weight(weight: Affine) -> None:
     assert (steps * scales).tobytes() == weight.unrounded(np.arange(weight.shape[0])).tobytes()
 
 
+def test_rows_of_a_matrix_are_a_matrix() -> None:
+    weight = grid(z=5)
+    view = RowView(weight, np.array([3, 0, 3, 9]))
+    made = packing_compressed.pack_compressed(one(view))
+    assert all_bits(read(made)[f"{M}.weight"]) == all_bits(view)
+
+
 def test_a_forgotten_offset_would_be_found() -> None:
     wrong = mutated(codes_page, "(stored[index] + flip)", "(stored[index])")
     weight = affine(np.full((8, 8), 9), None, np.ones((8, 1)), bits=4, tile=(1, 8))
@@ -356,7 +363,7 @@ REFUSALS: list[tuple[str, Callable[[], Matrices], str]] = [
     ),
     ("fp8", lambda: Matrices({M: floats()}, turned=frozenset([M])), "is a Conv1D, unknown to fp8; take gptq"),
     ("gptq", lambda: one(floats()), "is kept as FP8_E4M3FN; integers with scales are packed: quantise it to a grid"),
-    ("gptq", lambda: one(RowView(grid(), np.arange(32))), "is kept as UINT4; integers with scales are packed"),
+    ("gptq", lambda: one(RowView(floats(), np.arange(32))), "is kept as FP8_E4M3FN; integers with scales are packed"),
     ("fp8", lambda: one(grid()), "is kept as UINT4; FP8 in E4M3FN is written: encode it so"),
     ("fp8", lambda: one(floats("E5M2")), "is kept as FP8_E5M2; FP8 in E4M3FN is written: encode it so"),
     ("fp8", lambda: beside(floats(), floats(tile=(16, 16))), "layers.0.other has tiles of (16, 16), not (32, 32); fp8"),

@@ -23,7 +23,9 @@ from lepton_ref.models.names import NameTable, Part, WeightsError
 from lepton_ref.models.packed import Grouped, group
 from lepton_ref.models.program import Program
 from lepton_ref.models.reader import Reader
-from lepton_ref.storage import Dense, Weight
+from lepton_ref.storage import Dense, RowView, Weight
+from lepton_ref.storage.encoded import Encoded, Unrounded
+from lepton_ref.storage.kept import Kept
 from lepton_ref.storage.packed import Packed
 
 Pieces = list[tuple[str, Part]]
@@ -58,6 +60,7 @@ def plan(parts: Any, weights: Mapping[str, Weight], /) -> Plan:
     file, program = parts.file, parts.program
     table = FAMILIES[parts.fields["model_type"]].names
     grouped = _grouped(parts)
+    weights = {name: _as_stored(weight) for name, weight in weights.items()}
     _require_known(program, weights)
     pieces = _pieces(program, table, grouped.tensors)
     packed: dict[str, Weight] = {}
@@ -79,6 +82,15 @@ def plan(parts: Any, weights: Mapping[str, Weight], /) -> Plan:
     _require_linear(program, weights)
     elements = sum(prod(each.shape) for each in (*packed.values(), *others.values()))
     return Plan(_matrices(program, table, pieces, packed, others), others, elements)
+
+
+def _as_stored(weight: Weight) -> Weight:
+    """The weight itself, of one that a loaded model keeps decoded or multiplies in another form."""
+    while isinstance(weight, Kept | Unrounded | Encoded):
+        weight = weight.base
+    if isinstance(weight, RowView) and isinstance(weight.base, Dense):
+        return Dense(weight.base.array[weight.index], format=weight.format)
+    return weight
 
 
 def _grouped(parts: Any) -> Grouped:
@@ -147,10 +159,8 @@ def _packed(name: str, tensor: Weight, pieces: Pieces, weights: Mapping[str, Wei
     dense = [weight for weight in given if isinstance(weights[weight], Dense)]
     left = [weight for weight, _ in pieces if weight not in weights]
     if dense or left:
-        told = "quantise all of them, or none"
-        raise ValueError(
-            f"{name} is one matrix of {', '.join(w for w, _ in pieces)}; {(dense + left)[0]} is not; {told}"
-        )
+        whole, one = ", ".join(weight for weight, _ in pieces), [*dense, *left][0]
+        raise ValueError(f"{name} is one matrix of {whole}, but {one} is not quantised; quantise all of them, or none")
     if len(pieces) == 1 and pieces[0][1].rows is None:
         return weights[given[0]]
     total = tensor.shape[-1] if pieces[0][1].transpose and not isinstance(tensor, Packed) else tensor.shape[0]

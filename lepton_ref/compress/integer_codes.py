@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.storage import Dense, Weight
+from lepton_ref.storage import Dense, RowView, Weight
 from lepton_ref.storage.affine import Affine
 from lepton_ref.storage.awq import AWQ, pick_awq
 from lepton_ref.storage.byte_codes import pack, unpack
@@ -69,6 +69,8 @@ def integer_codes(weight: Weight, /) -> IntegerCodes:
     """
     if isinstance(weight, Affine):
         return _affine(weight)
+    if isinstance(weight, RowView):
+        return _of_rows(integer_codes(weight.base), weight.index)
     if not isinstance(weight, GPTQ | AWQ | PackQuantized):
         raise ValueError(f"is kept as {weight.format}; integers with scales are packed: quantise it to a grid")
     rows = np.arange(weight.shape[0])
@@ -92,6 +94,11 @@ def _require_equal(groups: NDArray[np.int64], count: int) -> None:
     sizes = np.bincount(groups, minlength=count)
     if (sizes != sizes[0]).any():
         raise ValueError(f"has groups of {sizes.min()} to {sizes.max()} inputs; groups of one size are packed")
+
+
+def _of_rows(c: IntegerCodes, index: NDArray[np.int64]) -> IntegerCodes:
+    scales = Dense(c.scales.array[index], format=c.scales.format)
+    return IntegerCodes(c.bits, c.codes[index], c.zeros[index], scales, c.groups)
 
 
 def _affine(weight: Affine) -> IntegerCodes:

@@ -147,9 +147,7 @@ def _require_json(record: Mapping[str, Any] | None) -> None:
     try:
         json.dumps(record, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"record is to be written as JSON: {error}; give texts, numbers, lists and mappings"
-        ) from error
+        raise ValueError(f"record is no JSON: {error}; give texts, numbers, lists and mappings") from error
 
 
 def _manifest(path: Path, format: str, record: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> str:
