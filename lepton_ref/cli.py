@@ -193,11 +193,17 @@ def _lint(found: Any) -> None:
 
 
 def _compare(found: Any) -> None:
-    examples = ("compare SmolLM2.gguf SmolLM2-Q4_K.gguf", "compare a.gguf b.gguf --text page.txt --window 256")
+    examples = (
+        "compare SmolLM2.gguf SmolLM2-Q4_K.gguf",
+        "compare a.gguf b.gguf --text page.txt --window 256",
+        "compare a.gguf theirs.npy --text page.txt",
+    )
     about = "two models: weights, outputs, predictions"
     command = _command(found, "compare", cli_compare.compare, about, *examples, model=False)
     command.add_argument("a", metavar="A", help="what is measured against")
-    command.add_argument("b", metavar="B", help="the other")
+    command.add_argument(
+        "b", metavar="B", help="the other; or a .npy file of any program's logits at the text's tokens"
+    )
     command.add_argument("--text", type=Path, metavar="FILE", help="a text file in UTF-8, to compare outputs on")
     command.add_argument("--ids", metavar="N,N,…", help="token ids instead of a text")
     command.add_argument("--window", type=int, default=256, metavar="N", help="tokens run at a time (default 256)")

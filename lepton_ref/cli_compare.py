@@ -1,10 +1,16 @@
-"""`lepton-ref compare A B`: two models' weights, and with a text what their layers give and what they predict."""
+"""`lepton-ref compare A B`: two models' weights, and with a text what their layers give and what they predict.
+
+B may be a .npy file of any program's logits at the same tokens: (tokens, vocabulary), windows one after the other.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lepton_ref.cli_commands import page, to_ids
 from lepton_ref.cli_progress import progress
@@ -16,6 +22,7 @@ from lepton_ref.runtime.prompts import text_ids
 
 if TYPE_CHECKING:
     from lepton_ref.audit.compare import Difference, Predictions
+    from lepton_ref.interface import HostArray
     from lepton_ref.runtime.model import Model
 
 
@@ -27,8 +34,11 @@ def compare(args: argparse.Namespace) -> None:
     if args.text is not None and args.ids is not None:
         raise ValueError("give --text or --ids, one of them")
     text = None if args.text is None else page(args.text)
-    paths = [find(args.a), find(args.b)]
     with_text = text is not None or args.ids is not None
+    if args.b.endswith(".npy"):
+        _logits(args, text)
+        return
+    paths = [find(args.a), find(args.b)]
     if args.kv_cache != DENSE and not with_text:
         raise ValueError(f"--kv-cache {args.kv_cache} changes outputs, not weights; give --text or --ids with it")
     shown = progress("weights", wanted=not args.json)
@@ -53,6 +63,59 @@ def compare(args: argparse.Namespace) -> None:
         print(f"{title}:")
         records(rows, as_json=False) if isinstance(rows, list) else facts(rows, as_json=False)
         print()
+
+
+def _logits(args: argparse.Namespace, text: str | None) -> None:
+    """A model beside the logits that another program wrote."""
+    from lepton_ref.audit.logits import compare_logits
+
+    if text is None and args.ids is None:
+        raise ValueError(f"{args.b} holds logits; give --text or --ids, the tokens that they are of")
+    if args.kv_cache != DENSE:
+        raise ValueError(f"--kv-cache is of B's run, and {args.b} is no model; leave it out")
+    if args.window < 1:
+        raise ValueError(f"window is {args.window}; give at least 1 token")
+    theirs = _read_logits(Path(args.b))
+    model = load(find(args.a), backend=args.backend, precision=args.precision, threads=args.threads)
+    ids = text_ids(model, text, "the text") if text is not None else to_ids(model, args.ids)
+    if theirs.shape != (len(ids), model.config.vocab_size):
+        raise ValueError(
+            f"{args.b} has logits of shape {theirs.shape}, the text makes {(len(ids), model.config.vocab_size)}; "
+            "give float32 (tokens, vocabulary) at these tokens, which `lepton-ref logits --json` shows"
+        )
+    starts = {f"tokens {at}": at for at in range(0, len(ids), args.window)}
+    windows = [ids[at : at + args.window] for at in starts.values()]
+    shown = progress("outputs", wanted=not args.json)
+    ours = [np.asarray(model.forward([windows[starts[name] // args.window]])[0]) for name in shown([*starts])]
+    found = compare_logits(ours, [theirs[at : at + args.window] for at in starts.values()], windows, seed=args.seed)
+    report: dict[str, Any] = {
+        "KL(a‖b), nats": found.kl.value,
+        "its 95 % interval": [found.kl.low, found.kl.high],
+        "largest KL": found.kl_largest,
+        "top-1 agreement": found.agreement,
+        "rms difference of logits": found.rms,
+        "largest difference": found.largest,
+    }
+    scores = {"perplexity of a": found.perplexity_a, "perplexity of b": found.perplexity_b, "b/a": found.ratio}
+    for name, one in scores.items():
+        if one is not None:
+            report |= {name: one.value, f"interval of {name}": [one.low, one.high]}
+    report["protocol"] = (
+        f"windows of {args.window} tokens that do not overlap, each from position 0; {found.positions} positions; "
+        f"intervals: resampled positions, seed {args.seed}"
+    )
+    facts(_shown(report, args), as_json=args.json)
+
+
+def _read_logits(path: Path) -> HostArray:
+    """A .npy file of floats, memory-mapped."""
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: no .npy file that can be read ({error}); write it with numpy.save") from error
+    if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
+        raise ValueError(f"{path}: holds {getattr(found, 'dtype', type(found).__name__)}, not floats; give logits")
+    return found
 
 
 def _rows(found: Sequence[Difference], args: argparse.Namespace) -> list[dict[str, Any]]:
