@@ -261,7 +261,7 @@ def chat(args: argparse.Namespace) -> None:
     """Talk, turn by turn."""
     _require_text("the text of --system", args.system)
     options = _options(args)
-    talk = Conversation(_open(args), system=args.system, **options)
+    talk = Conversation(_open(args), system=args.system, progress=not args.json, **options)
     looked_at = sys.stdin.isatty()
     if looked_at:
         note("/exit ends, /reset forgets what was said, Ctrl-C ends an answer")

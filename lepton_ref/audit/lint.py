@@ -61,13 +61,13 @@ def lint(path: str | os.PathLike[str], /, *, progress: Progress | None = None) -
 
     Args:
         path: a .gguf or .safetensors file, or a folder with config.json.
-        progress: wraps the list of tensors while it is worked through.
+        progress: wraps each list of tensors while it is worked through.
 
     Raises:
         FileNotFoundError: nothing there.
         FileFormatError: a damaged file.
     """
-    packed = lint_packed(path)
+    packed = lint_packed(path, progress=progress)
     file = open_file(path) if not any(one.rule == "packed" for one in packed) else _plain(path)
     return Findings([*packed, *lint_tensors(file, progress=progress)])
 

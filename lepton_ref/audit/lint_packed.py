@@ -8,7 +8,7 @@ multiplies or divides: see `lepton_ref.storage.detect_scale`; its name says whic
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,12 @@ class _Raw:
     data: NDArray[np.uint8]
 
 
-def lint_packed(path: str | os.PathLike[str], /) -> list[Finding]:
+def lint_packed(
+    path: str | os.PathLike[str], /, *, progress: Callable[[list[str]], Iterable[str]] | None = None
+) -> list[Finding]:
     """What is found in the packed matrices of a file or folder; of a GGUF, which has none, nothing.
+
+    `progress` wraps the list of those that are looked through whole.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -71,7 +75,7 @@ def lint_packed(path: str | os.PathLike[str], /) -> list[Finding]:
         tensors = _raw([read_header(path)])
     else:
         return []
-    return [*found, *_gptq(tensors, config), *_nvfp4(tensors)]
+    return [*found, *_gptq(tensors, config), *_nvfp4(tensors, progress)]
 
 
 def _unpacked(config: Reader) -> Finding:
@@ -151,11 +155,15 @@ def _zeros(tensors: Mapping[str, _Raw], module: str, bits: int) -> NDArray[Any]:
     return unpack(words, bits, tensors[f"{module}.scales"].shape[-1], axis=1)
 
 
-def _nvfp4(tensors: Mapping[str, _Raw]) -> Iterator[Finding]:
-    for name, raw in tensors.items():
-        ending = next((ending for ending in SCALES if name.endswith(f".{ending}")), None)
-        if ending is None or raw.dtype != "F32" or raw.data.size != 4:
-            continue
+def _nvfp4(tensors: Mapping[str, _Raw], progress: Callable[[list[str]], Iterable[str]] | None) -> Iterator[Finding]:
+    endings = {
+        name: ending
+        for name, raw in tensors.items()
+        for ending in SCALES
+        if name.endswith(f".{ending}") and raw.dtype == "F32" and raw.data.size == 4
+    }
+    for name in endings if progress is None else progress(list(endings)):
+        raw, ending = tensors[name], endings[name]
         module = name.removesuffix(f".{ending}")
         codes = next((tensors[f"{module}.{end}"] for end in CODES if f"{module}.{end}" in tensors), None)
         scales = tensors.get(f"{module}.weight_scale")
