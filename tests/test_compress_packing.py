@@ -415,6 +415,7 @@ def test_compressed_tensors_names_the_modules_of_several_kinds() -> None:
     assert [(g["targets"], g["weights"]["num_bits"], g["weights"]["symmetric"]) for g in groups.values()] == [
         (["layers.0.proj"], 4, False), (["layers.0.other"], 8, True),
     ]  # fmt: skip
+    assert made.notes
     found = read(made)
     assert all_bits(found["layers.0.other.weight"]) == all_bits(grid(8, z=128, size=16))
 

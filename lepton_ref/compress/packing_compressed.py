@@ -72,7 +72,10 @@ def _integers(matrices: Matrices) -> Packing:
         (_settings("int", bits, strategy, size, symmetric=(bits, strategy, size) not in asymmetric), modules)
         for (bits, strategy, size), modules in groups.items()
     ]
-    return Packing(tensors, _config("pack-quantized", settings, matrices.dense))
+    told = (
+        "transformers 5.23 decodes by one group's settings when it dequantises on loading; leave weights packed there"
+    )
+    return Packing(tensors, _config("pack-quantized", settings, matrices.dense), (told,) if len(settings) > 1 else ())
 
 
 def _signed_zero(c: IntegerCodes) -> HostArray:
