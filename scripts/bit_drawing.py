@@ -21,6 +21,8 @@ SIZES = {"a": 11.0, "b": 9.0, "c": 7.5, "e": 6.0}
 """Class of text in boxes → its size in pixels."""
 LETTER = 0.62
 """A letter's width over its size, at most about."""
+NARROW, BROAD = frozenset("[],.it "), frozenset("m…±")
+"""Letters that take about 0.6 and 1.5 times that."""
 
 COLOURS = {
     "code": "#a5c8f0", "scale": "#ffc98a", "group": "#a8d8a8", "zero": "#d3b8ec", "sign": "#f5a8a8", "shift": "#8fd5d0",
@@ -149,8 +151,13 @@ def wording(box: Box, layout: Layout, wide: float) -> list[tuple[str, str]]:
     if len(box.uses) == 1 and box.width < box.uses[0].of:
         (use,) = box.uses
         bits = f"bit {use.first}" if use.first == use.last else f"bits {use.first}…{use.last}"
-        lines += _fitting(bits, wide, "bce")
+        lines += _fitting(bits, wide, "bce" if box.width > 1 else "ce")
     return lines or _fitting("unused", wide, "bce")
+
+
+def letters(line: str) -> float:
+    """How many ordinary letters a line is as wide as."""
+    return sum(0.6 if letter in NARROW else 1.5 if letter in BROAD else 1.0 for letter in line)
 
 
 def _fitting(name: str, wide: float, sizes: str) -> list[tuple[str, str]]:
@@ -158,8 +165,7 @@ def _fitting(name: str, wide: float, sizes: str) -> list[tuple[str, str]]:
     cuts = [[name], *([before, mark + after] for mark in "…[" for before, _, after in [name.partition(mark)] if after)]
     for cut in cuts:
         for size in sizes if len(cut) == 1 else "ce":
-            letters = max(len(line) + 0.5 * line.count("m") for line in cut)
-            if letters * LETTER * SIZES[size] <= wide - 2 or (size, cut) == ("e", cuts[-1]):
+            if max(map(letters, cut)) * LETTER * SIZES[size] <= 0.92 * wide or (size, cut) == ("e", cuts[-1]):
                 return [(size, line) for line in cut]
     raise AssertionError("the last cut in the smallest text is always taken")
 

@@ -44,6 +44,8 @@ from lepton_ref.audit.explain import Explanation, exact_text
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "formats"
 MARK = "<!-- written by scripts/format_pages.py: change the code, then `make docs` -->"
+EVERY = 64
+"""Examples of so many elements are explained element by element; of larger ones some are, and all values are listed."""
 DENSE_KINDS = {**KINDS, "s": "sign", "e": "group"}
 """In a dense number s is the sign."""
 READING = """\
@@ -210,22 +212,26 @@ def example(sample: Sample) -> list[str]:
     """The bytes, some elements from bits to value, and the values of all."""
     layout = sample.layout(sample.tensors)
     weight = sample.weight
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     name = f"Example: {sample.title}" if sample.title else "Example"
     dense = layout.count == 1
     places = range(columns) if dense else chosen(layout)
     found = [sample.explain(*divmod(e, columns)) for e in places]
     shown = "\n".join(line for line in str(found[0]).splitlines() if not line.startswith(("file", "element")))
     parts = [f"## {name}", fenced(hexadecimal(sample)), "The first element:", fenced(shown), "Some elements:"]
-    parts.append(table(["element", *_columns(found[0]), "in numbers", "exact", "float32"],
-                       [_row(e, each, layout, dense) for e, each in zip(places, found, strict=True)]))  # fmt: skip
-    if not dense:
-        parts.append(hidden(f"All {rows * columns} values", fenced(_values(weight.decode(), layout))))
+    parts.append(_table(dict(zip(places, found, strict=True)), layout, dense))
+    if not dense and layout.count <= EVERY:
+        every = {e: sample.explain(*divmod(e, columns)) for e in range(layout.count)}
+        parts.append(hidden(f"All {layout.count} elements", _table(every, layout, dense)))
+    elif not dense:
+        parts.append(hidden(f"All {layout.count} values", fenced(_values(weight.decode(), layout))))
     return parts
 
 
-def _columns(explanation: Explanation) -> list[str]:
-    return [escaped(part.name) for part in explanation.parts]
+def _table(found: dict[int, Explanation], layout: Layout, dense: bool) -> str:
+    names = [escaped(part.name) for part in next(iter(found.values())).parts]
+    rows = [_row(e, each, layout, dense) for e, each in found.items()]
+    return table(["element", *names, "in numbers", "exact", "float32"], rows)
 
 
 def _row(e: int, explanation: Explanation, layout: Layout, dense: bool) -> list[str]:

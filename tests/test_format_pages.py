@@ -106,13 +106,16 @@ def test_the_bytes_on_a_page_decode_to_the_numbers_on_it(name: str) -> None:
     example = page.split("## Example\n")[1]
     hexadecimal, *_ = re.findall(r"```text\n(.*?)```", example, re.DOTALL)
     raw = bytes.fromhex("".join(line[6:] for line in hexadecimal.splitlines()))
-    listed_ = example.split("values</summary>")[1].split("```")[1].removeprefix("text\n")
-    shown = np.array([float(each) for line in listed_.splitlines() for each in line.split()[1:]], dtype=np.float32)
-    np.testing.assert_array_equal(bits(decode(name, np.frombuffer(raw, dtype=np.uint8))), bits(shown))
+    values = decode(name, np.frombuffer(raw, dtype=np.uint8))
     some = re.findall(r"^\| (\d+) \|.*\| (\S+) `0x([0-9a-f]{8})` \|$", example, re.MULTILINE)
-    assert some
     for e, value, code in some:
-        assert float(np.float32(value)) == float(shown[int(e)]) == np.frombuffer(bytes.fromhex(code), dtype=">f4")[0]
+        assert bits(np.float32([value]))[0] == bits(values)[int(e)] == int(code, 16)
+    if len(values) > pages.EVERY:
+        lines = example.split("values</summary>")[1].split("```")[1].splitlines()[1:]
+        shown = np.array([float(each) for line in lines for each in line.split()[1:]], dtype=np.float32)
+        np.testing.assert_array_equal(bits(values), bits(shown))
+    else:
+        assert {int(e) for e, _, _ in some} == set(range(len(values)))
 
 
 def test_every_example_agrees_with_its_explanation() -> None:
