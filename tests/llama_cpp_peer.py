@@ -31,7 +31,7 @@ class Job:
 
     Attributes:
         path: the GGUF.
-        ids: sequences, each run alone from position 0.
+        ids: sequences, each run alone from position 0; without any, no tensor is looked at.
         texts: what to cut into ids.
         states: the hidden states of an encoder instead of logits.
         cache: the type of keys and values.
@@ -103,7 +103,7 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     report = lc.llama_log_callback(lambda level, text, _: errors.append(text.decode()) if level >= 4 else None)
     lc.llama_log_set(report, None)
     params = lc.llama_model_default_params()
-    params.n_gpu_layers, params.use_mmap = 0, True
+    params.n_gpu_layers, params.use_mmap, params.vocab_only = 0, True, not job["ids"]
     model = lc.llama_load_model_from_file(job["path"].encode(), params)
     if not model:
         return {"error": "".join(errors).strip() or "not loaded"}

@@ -11,10 +11,11 @@ from planted import mutated
 from talking_model import METADATA, TEMPLATE, TOKENS
 from tiny_models import changed, load
 
-from lepton_ref.compress import tokenizer_to_gguf as page
+from lepton_ref.compress import tokenizer_to_gguf_bytes as page
 from lepton_ref.compress.quantise_file import quantise_file
 from lepton_ref.compress.recipe import Recipe
 from lepton_ref.compress.tokenizer_to_gguf import tokenizer_metadata
+from lepton_ref.text.config_files import read_settings
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
@@ -47,7 +48,7 @@ def folder(path: Path, **changes: Any) -> Path:
 
 def test_the_metadata_are_those_of_the_tokens(tmp_path: Path) -> None:
     found, types, why = tokenizer_metadata(folder(tmp_path / "in"), 61)
-    assert why == ""
+    assert why == ()
     for key in ("model", "pre", "merges", "bos_token_id", "eos_token_id"):
         assert found[f"tokenizer.ggml.{key}"] == METADATA[f"tokenizer.ggml.{key}"]
     assert found["tokenizer.ggml.tokens"] == [*TOKENS, "[PAD57]", "[PAD58]", "[PAD59]", "[PAD60]"]
@@ -76,17 +77,17 @@ SPLIT = {"type": "Split", "pattern": {"Regex": r"\d+"}, "behavior": "Isolated", 
         ({"pre_tokenizer": {"type": "Metaspace"}}, "GGUF has no name that is known here"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT, BYTES]}}, "GGUF has no name that is known"),
         ({"normalizer": {"type": "Lowercase"}}, "GGUF has no name that is known here"),
-        ({"model": {"type": "Unigram", "vocab": []}}, "only byte-level BPE is converted"),
+        ({"model": {"type": "Unigram", "vocab": []}}, "GGUF cannot say how it treats text"),
     ],
 )
 def test_what_gguf_cannot_say_is_not_guessed(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     found, _, why = tokenizer_metadata(folder(tmp_path / "in", **changes), 61)
     assert found == {}
-    assert message in why
+    assert message in " ".join(why)
 
 
 def test_more_tokens_than_rows(tmp_path: Path) -> None:
-    assert "has 57 tokens, the model 9 rows" in tokenizer_metadata(folder(tmp_path / "in"), 9)[2]
+    assert "has 57 tokens, the model 9 rows" in tokenizer_metadata(folder(tmp_path / "in"), 9)[2][0]
 
 
 def test_digits_are_a_cut_of_their_own(tmp_path: Path) -> None:
@@ -97,5 +98,8 @@ def test_digits_are_a_cut_of_their_own(tmp_path: Path) -> None:
 
 def test_a_guessed_cut_is_found(tmp_path: Path) -> None:
     wrong = mutated(page, "if splits == rule.splits and", "if splits != () and")
-    _, _, why = wrong.tokenizer_metadata(folder(tmp_path / "in", pre_tokenizer={"type": "Metaspace"}), 61)
-    assert "GGUF has no name" not in why
+    found = tokenizer(pre_tokenizer={"type": "Metaspace"})
+    settings = read_settings(folder(tmp_path / "in"))
+    with pytest.raises(page.Unsayable, match="GGUF has no name"):
+        page.byte_level_from_json(found, settings, 61)
+    assert wrong.byte_level_from_json(found, settings, 61).more["pre"] == "default"

@@ -72,16 +72,16 @@ def to_gguf(checkpoint: Checkpoint, /) -> Converted:
         turned, more, why = rope_to_gguf(config.rope, form.ropes, fields)
         tensors, notes = tensors | more, (*notes, *why)
     rows = tensors["token_embd.weight"].shape[0]
-    words, types, why_not = tokenizer_metadata(checkpoint.path, rows)
+    words, types, untold = tokenizer_metadata(checkpoint.path, rows)
     words = words or dict(NO_WORDS)
     own = {**_sizes(config, tensors), **turned, **said, "vocab_size": rows}
     if form.architecture == "bert":
-        pooled, untold = pooling_to_gguf(checkpoint.path)
-        own, left = own | pooled, (*left, *untold)
+        pooled, more_notes = pooling_to_gguf(checkpoint.path)
+        own, left = own | pooled, (*left, *more_notes)
         words["tokenizer.ggml.token_type_count"] = getattr(config, "type_vocab_size", 1)
     metadata = {f"{form.architecture}.{key}": _float32(value) for key, value in own.items()}
     metadata = {"general.architecture": form.architecture, **metadata, **words}
-    return Converted(tensors, metadata, types, (*left, *notes, *((why_not,) if why_not else ())))
+    return Converted(tensors, metadata, types, (*left, *notes, *untold))
 
 
 def _float32(value: Any) -> Any:

@@ -1,125 +1,124 @@
-"""A folder's byte-level BPE tokenizer as GGUF's metadata holds it; what cannot be said there is not guessed.
+"""A folder's tokenizer as GGUF's metadata holds it; what cannot be said there is not guessed.
 
-GGUF names the rule by which text is cut before merging, and does not hold the rule: a tokenizer.json is converted where
-its cut is, expression by expression, one that `lepton_ref.text.pretokenizers` knows by name. Other tokenizers are left
-out with the reason, and the file then runs on ids.
+    byte-level BPE    tokenizer.json, or vocab.json and merges.txt    lepton_ref.compress.tokenizer_to_gguf_bytes
+    SentencePiece     tokenizer.json, or tokenizer.model              lepton_ref.compress.tokenizer_to_gguf_pieces
+    WordPiece         tokenizer.json, or vocab.txt                    lepton_ref.compress.tokenizer_to_gguf_wordpiece
+
+A tokenizer that GGUF cannot say is left out with the reason, and the file then runs on ids.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from lepton_ref.text.config_files import Settings, read_json, read_settings
-from lepton_ref.text.parts import CONTROL, NORMAL
-from lepton_ref.text.pretokenizers import PRE_TOKENIZERS
-
-USER_DEFINED, UNUSED = 4, 5
-"""GGUF's types of tokens that are added and not special, and of rows that have no token."""
+from lepton_ref.compress.tokenizer_to_gguf_bytes import byte_level_from_files, byte_level_from_json
+from lepton_ref.compress.tokenizer_to_gguf_pieces import (
+    is_pieces,
+    pieces_from_json,
+    pieces_from_model,
+    unigram_from_json,
+)
+from lepton_ref.compress.tokenizer_to_gguf_wordpiece import word_piece_from_json, word_piece_from_list
+from lepton_ref.compress.tokenizer_to_gguf_words import Unsayable, Words
+from lepton_ref.text.config_files import id_list, read_json, read_settings
+from lepton_ref.text.from_gguf import ENDS_OF_TURN
+from lepton_ref.text.parts import CONTROL
 
 PREFIX = "tokenizer.ggml."
 
-NO_WORDS = {"tokenizer.ggml.model": "none"}
+NO_WORDS: Mapping[str, Any] = MappingProxyType({PREFIX + "model": "none"})
+"""What a file without a tokenizer says: llama.cpp reads none without it."""
 
-_ROLES = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+TYPES = {
+    "tokens": "[STRING]", "merges": "[STRING]", "token_type": "[I32]", "scores": "[F32]", "precompiled_charsmap": "[U8]"
+}  # fmt: skip
+
+ROLES = {
+    "bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id",
+    "sep": "seperator_token_id", "cls": "cls_token_id", "mask": "mask_token_id",
+}  # fmt: skip
+"""Role → key; "seperator" is the format's own spelling."""
 
 
-def tokenizer_metadata(folder: Path, vocab_size: int) -> tuple[dict[str, Any], dict[str, str], str]:
-    """A model's folder -> metadata, the types of some of it, and why there is none ("" where there is).
+def tokenizer_metadata(folder: Path, vocab_size: int) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
+    """A model's folder -> metadata, the types of some of it, and what cannot be said; without metadata, why.
 
     Raises:
         ValueError: a malformed file; the message names it.
     """
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        return {}, {}, f"no tokenizer is written: {folder} has no tokenizer.json"
-    found = read_json(path)
-    settings = read_settings(folder)
-    model = found.get("model")
-    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
-        kind = model.get("type") if isinstance(model, dict) else None
-        return {}, {}, f"no tokenizer is written: {path} is {kind!r}, only byte-level BPE is converted"
-    pre = _pre(found, model)
-    if pre is None:
-        return {}, {}, f"no tokenizer is written: GGUF has no name that is known here for how {path} cuts text"
-    tokens, kinds = _tokens(found, model, settings, vocab_size)
-    if len(tokens) > vocab_size:
-        return {}, {}, f"no tokenizer is written: {path} has {len(tokens)} tokens, the model {vocab_size} rows"
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges", [])]
-    metadata: dict[str, Any] = {"model": "gpt2", "pre": pre, "tokens": tokens, "token_type": kinds, "merges": merges}
-    for role, key in _ROLES.items():
-        token = settings.special.get(f"{role}_token")
-        if token in tokens:
-            metadata[key] = tokens.index(token)
-    first = _first(found, settings)
-    metadata["add_bos_token"] = first is not None and first == settings.special.get("bos_token")
-    entries = {PREFIX + key: value for key, value in metadata.items()}
-    for name, template in settings.chat_templates.items():
+    try:
+        words = _words(folder, vocab_size)
+        found, notes = _metadata(words)
+    except Unsayable as reason:
+        return {}, {}, (f"no tokenizer is written for {folder}: {reason}",)
+    entries = {key if key.startswith("general.") else PREFIX + key: value for key, value in found.items()}
+    for name, template in words.settings.chat_templates.items():
         entries["tokenizer.chat_template" + ("" if name == "default" else f".{name}")] = template
-    types = {PREFIX + "tokens": "[STRING]", PREFIX + "merges": "[STRING]", PREFIX + "token_type": "[I32]"}
-    return entries, types, ""
+    return entries, {PREFIX + key: kind for key, kind in TYPES.items() if key in found}, (*words.notes, *notes)
 
 
-def _tokens(
-    found: Mapping[str, Any], model: Mapping[str, Any], settings: Settings, vocab_size: int
-) -> tuple[list[str], list[int]]:
-    """The token of each id and its type; rows without a token are unused."""
-    by_id: dict[int, tuple[str, int]] = {index: (token, NORMAL) for token, index in model["vocab"].items()}
-    for entry in found.get("added_tokens", []):
-        by_id[entry["id"]] = (entry["content"], CONTROL if entry.get("special") else USER_DEFINED)
-    for index, entry in settings.added.items():
-        by_id.setdefault(index, (entry["content"], CONTROL if entry.get("special") else USER_DEFINED))
-    count = max(vocab_size, *(index + 1 for index in by_id)) if by_id else vocab_size
-    every = [by_id.get(index, (f"[PAD{index}]", UNUSED)) for index in range(count)]
-    return [token for token, _ in every], [kind for _, kind in every]
+def _words(folder: Path, rows: int) -> Words:
+    """By what the folder holds, in the order in which its readers look."""
+    settings = read_settings(folder)
+    if (folder / "tokenizer.json").is_file():
+        path = folder / "tokenizer.json"
+        found = {"pre_tokenizer": None, **read_json(path)}
+        model = found.get("model")
+        kind = model.get("type") if isinstance(model, dict) else None
+        try:
+            if kind == "BPE":
+                return (pieces_from_json if is_pieces(found) else byte_level_from_json)(found, settings, rows)
+            if kind == "Unigram":
+                return unigram_from_json(found, settings, rows)
+            if kind == "WordPiece":
+                return word_piece_from_json(found, settings, rows)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{path}: {error!r}: not a tokenizer's file: fetch it again") from error
+        raise Unsayable(f"its model is {kind!r}, and BPE, Unigram and WordPiece alone are converted")
+    if (folder / "tokenizer.model").is_file():
+        return pieces_from_model(folder / "tokenizer.model", settings, rows)
+    if (folder / "vocab.txt").is_file():
+        return word_piece_from_list(folder / "vocab.txt", settings, rows)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return byte_level_from_files(folder, settings, rows)
+    raise Unsayable("it has no tokenizer.json, tokenizer.model, vocab.txt, or vocab.json with merges.txt")
 
 
-def _pre(found: Mapping[str, Any], model: Mapping[str, Any]) -> str | None:
-    """The name of the rule that cuts text in exactly this way; None where there is none."""
-    normalizer = found.get("normalizer")
-    form = normalizer.get("type") if isinstance(normalizer, dict) else None
-    if form not in (None, "NFC"):
-        return None
-    splits = _splits(found.get("pre_tokenizer"))
-    merges = bool(model.get("ignore_merges", False))
-    for name, rule in PRE_TOKENIZERS.items():
-        if splits == rule.splits and (form == "NFC") == rule.nfc and merges == rule.ignore_merges:
-            return name
-    return None
+def _metadata(words: Words) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Keys without the prefix, and notes."""
+    found: dict[str, Any] = {"model": words.model, "tokens": words.tokens, "token_type": words.kinds}
+    names, special = words.names, dict(words.settings.special)
+    if words.model != "bert":
+        found["pre"] = "default"
+        _name_ends(words.ends, special)
+    for role, key in ROLES.items():
+        if special.get(f"{role}_token") in names:
+            found[key] = names[special[f"{role}_token"]]
+    stated = id_list(words.settings.model.get("bos_token_id"), "config.json: bos_token_id")
+    if "bos_token_id" not in found and stated and stated[0] < len(words.tokens):
+        found["bos_token_id"] = stated[0]
+    found |= words.more
+    if words.model != "bert":
+        found |= {f"add_{role}_token": end in names for role, end in zip(("bos", "eos"), words.ends, strict=True)}
+    stops, notes = _stops(words, found)
+    return found | stops, notes
 
 
-def _splits(cut: Any) -> tuple[str, ...] | None:
-    """The regular expressions that cut text, one after another; None for what is no such list."""
-    steps = cut.get("pretokenizers") if isinstance(cut, dict) and cut.get("type") == "Sequence" else [cut]
-    found: list[str] = []
-    gpt2 = PRE_TOKENIZERS["gpt-2"].splits[0]
-    levels = 0
-    for step in steps if isinstance(steps, list) else [None]:
-        if not isinstance(step, dict):
-            return None
-        kind = step.get("type")
-        if kind == "ByteLevel" and not step.get("add_prefix_space", True):
-            levels += 1
-            found += [gpt2] if step.get("use_regex", True) else []
-        elif kind == "Digits" and step.get("individual_digits"):
-            found.append(r"\p{N}")
-        elif kind == "Split" and step.get("behavior") == "Isolated" and not step.get("invert"):
-            found.append(step.get("pattern", {}).get("Regex"))
-        else:
-            return None
-    return tuple(found) if levels == 1 else None
+def _name_ends(ends: tuple[str | None, str | None], special: dict[str, str]) -> None:
+    """Make the tokens around a text those of the roles by which GGUF names them."""
+    for role, end in zip(("bos", "eos"), ends, strict=True):
+        if end is not None and special.setdefault(f"{role}_token", end) != end:
+            given = special[f"{role}_token"]
+            raise Unsayable(f"a text stands beside {end!r}, and GGUF puts only its {role}_token there, {given!r}")
 
 
-def _first(found: Mapping[str, Any], settings: Settings) -> str | None:
-    """The token that stands before every text."""
-    wanted = settings.flag("add_bos_token", None)
-    if wanted is not None:
-        return settings.special.get("bos_token") if wanted else None
-    after = found.get("post_processor")
-    steps = after.get("processors", [after]) if isinstance(after, dict) else []
-    for step in steps:
-        if isinstance(step, dict) and step.get("type") == "TemplateProcessing" and step.get("single"):
-            token = step["single"][0].get("SpecialToken")
-            return None if token is None else token.get("id")
-    return None
+def _stops(words: Words, found: Mapping[str, Any]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Ids that end a text beside the eos: two more have keys."""
+    ends = {i for i, kind in enumerate(words.kinds) if kind == CONTROL and words.tokens[i] in ENDS_OF_TURN}
+    more = [i for i in words.settings.stop_ids if i not in ends and i != found.get("eos_token_id")]
+    keys = dict(zip(("eot_token_id", "eom_token_id"), more, strict=False))
+    left = more[len(keys) :]
+    return keys, (f"GGUF has no key for the further stop ids {left}",) if left else ()
