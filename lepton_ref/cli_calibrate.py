@@ -82,6 +82,8 @@ def require_options(args: argparse.Namespace) -> None:
 
 
 def _require_new(path: Path) -> None:
+    if path.suffix != ".gguf":
+        raise ValueError(f"--save-imatrix writes llama.cpp's newer form, a GGUF; end {str(path)!r} in .gguf")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path.parent}: no such folder; make it, or choose another place for {path.name}")
     if path.exists() or path.is_symlink():
@@ -107,20 +109,23 @@ def require_use(formats: Collection[str]) -> None:
 
 def measured(args: argparse.Namespace) -> Measured | None:
     """What `--imatrix` reads or `--calibrate` measures; None where neither is given."""
+    from lepton_ref.compress.calibration import gguf_names
     from lepton_ref.compress.imatrix import read_imatrix, write_imatrix
 
     if args.imatrix is not None:
         return Measured(read_imatrix(args.imatrix).importance())
     if args.calibrate is None:
         return None
-    seen = calibration(args)
+    model = reader(args)
+    gguf_names(model)  # a family that has none is refused before it is run
+    seen = calibration(args, model)
     matrix = as_saved(seen.imatrix(dataset=args.calibrate.name))
     if args.save_imatrix is not None:
         write_imatrix(args.save_imatrix, matrix)
         note(f"{args.save_imatrix}: importance of {len(matrix.entries)} matrices over {seen.over.tokens} tokens")
     record = seen.record()
     if args.calibrate_model is not None:
-        record["model"] = {"sha256": _digests(seen.model.parts.path)}
+        record["model"] = {"sha256": _digests(model.parts.path)}
     return Measured(matrix.importance(), record)
 
 
@@ -142,31 +147,13 @@ def as_saved(matrix: ImportanceMatrix) -> ImportanceMatrix:
     return ImportanceMatrix(entries, matrix.datasets, matrix.chunks, matrix.chunk_size)
 
 
-def calibration(args: argparse.Namespace) -> Calibration:
-    """Run the model over the text, with a bar on a terminal.
+def reader(args: argparse.Namespace) -> Model:
+    """The model that reads the text of `--calibrate`.
 
     Raises:
-        ValueError: a model that does not load or has no tokenizer, or a text of fewer tokens than are asked for.
+        FileNotFoundError: nothing there.
+        ValueError: it does not load, or has no tokenizer.
     """
-    from lepton_ref.compress.calibration import calibrate
-
-    text = page(args.calibrate)
-    model = _model(args)
-    length = _length(args)
-    ids = text_ids(model, text, str(args.calibrate))
-    if args.tokens is not None and len(ids) < args.tokens:
-        raise ValueError(f"{args.calibrate} has {len(ids)} tokens, fewer than --tokens {args.tokens}; give more text")
-    drawn: dict[str, int] = {}
-    if args.seed is None:
-        ids = ids[: args.tokens]
-    else:
-        ids = ids[: len(ids) // length * length]
-        drawn = {"samples": args.tokens // length, "seed": args.seed}
-    with steps("calibrate", wanted=not args.json) as shown:
-        return calibrate(model, ids, length=length, progress=shown, **drawn)
-
-
-def _model(args: argparse.Namespace) -> Model:
     name = args.source if args.calibrate_model is None else args.calibrate_model
     path = find(name)
     if not path.exists():
@@ -180,3 +167,25 @@ def _model(args: argparse.Namespace) -> Model:
             what = "a model to calibrate; give --calibrate-model, or --imatrix"
         raise ValueError(f"{name} is not {what} ({one_line(error)})") from error
     return model
+
+
+def calibration(args: argparse.Namespace, model: Model) -> Calibration:
+    """Run the model over the text, with a bar on a terminal.
+
+    Raises:
+        ValueError: an empty text, or one of fewer tokens than are asked for.
+    """
+    from lepton_ref.compress.calibration import calibrate
+
+    length = _length(args)
+    ids = text_ids(model, page(args.calibrate), str(args.calibrate))
+    if args.tokens is not None and len(ids) < args.tokens:
+        raise ValueError(f"{args.calibrate} has {len(ids)} tokens, fewer than --tokens {args.tokens}; give more text")
+    drawn: dict[str, int] = {}
+    if args.seed is None:
+        ids = ids[: args.tokens]
+    else:
+        ids = ids[: len(ids) // length * length]
+        drawn = {"samples": args.tokens // length, "seed": args.seed}
+    with steps("calibrate", wanted=not args.json) as shown:
+        return calibrate(model, ids, length=length, progress=shown, **drawn)

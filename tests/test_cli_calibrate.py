@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_cases import GOLDEN
 from planted import mutated
 from tiny_models import changed, load
 from wide_model import wide_gguf, wide_tensors
 
 from lepton_ref import cli, cli_calibrate, cli_quantise
-from lepton_ref.compress import quantise_file
+from lepton_ref.compress import calibration, quantise_file
 from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.imatrix import read_imatrix
 from lepton_ref.compress.manifest import MANIFEST
@@ -145,8 +146,9 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("--calibrate", "PAGE", "--seed", "1", "--tokens", "40", "--length", "32"), "sequences of 32 tokens, got"),
     (("--calibrate", "EMPTY"), "empty.txt is empty; give a text of at least two tokens"),
     (("--calibrate", "none.txt"), "none.txt: no such file; give a text file in UTF-8"),
-    (("--calibrate", "PAGE", "--save-imatrix", "PAGE"), "exists and may be another measurement; choose another name"),
-    (("--calibrate", "PAGE", "--save-imatrix", "nowhere/x"), "nowhere: no such folder"),
+    (("--calibrate", "PAGE", "--save-imatrix", "x.dat"), "a GGUF; end 'x.dat' in .gguf"),
+    (("--calibrate", "PAGE", "--save-imatrix", "SILENT"), "exists and may be another measurement; choose another name"),
+    (("--calibrate", "PAGE", "--save-imatrix", "nowhere/x.gguf"), "nowhere: no such folder"),
     (("--calibrate", "PAGE", "--calibrate-model", "nothing"), "nothing: no such file or folder"),
     (("--calibrate", "PAGE", "--calibrate-model", "SILENT"), "silent.gguf is not the model that --calibrate runs"),
     (("--calibrate", "PAGE", "--tensor", "blk.9.*=Q4_0"), "the pattern 'blk.9.*' fits no tensor"),
@@ -188,10 +190,10 @@ def test_models_that_cannot_read_the_text(told: Told, path: Path, page: Path, tm
 def test_nothing_is_calibrated_for_nothing(
     told: Told, path: Path, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(*args: object) -> None:
+    def never(*args: object, **how: object) -> None:
         raise AssertionError("a model was run")
 
-    monkeypatch.setattr(cli_calibrate, "calibration", never)
+    monkeypatch.setattr(calibration, "calibrate", never)
     (tmp_path / "there.gguf").write_bytes(b"")
     for target, words, message in (
         ("out.gguf", ("--format", "Q8_0"), "no tensor becomes a format that heeds importance, but Q8_0; leave"),
@@ -203,6 +205,10 @@ def test_nothing_is_calibrated_for_nothing(
         code, _, error = told("quantize", path, tmp_path / target, *words, "--calibrate", page)
         assert (code, error.count("\n")) == (2, 1)
         assert message in error
+    monkeypatch.setattr(cli_calibrate, "reader", lambda args: load(GOLDEN / "tiny" / "opt"))
+    code, _, error = told("quantize", path, tmp_path / "out.gguf", "--format", "Q4_0", "--calibrate", page)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "GGUF has no names for OPTForCausalLM" in error
 
 
 def test_a_record_without_importance(path: Path, tmp_path: Path) -> None:
@@ -217,7 +223,7 @@ PLANTED = [
     ("test_each_column_counts_as_the_text_says", "ids = ids[: args.tokens]", "ids = ids[: args.tokens - 1]"),
     ("test_each_column_counts_as_the_text_says", "length=length, progress", "length=512, progress"),
     ("test_the_file_says_what_it_was_calibrated_on", '"seed": args.seed}', '"seed": 0}'),
-    ("test_another_model_reads_the_text", "_digests(seen.model.parts.path)", "[]"),
+    ("test_another_model_reads_the_text", "_digests(model.parts.path)", "[]"),
 ]
 
 

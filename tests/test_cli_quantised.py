@@ -19,6 +19,7 @@ from lepton_ref.compress import source
 from lepton_ref.compress.imatrix import Entry, ImportanceMatrix, write_imatrix
 from lepton_ref.compress.manifest import MANIFEST
 from lepton_ref.files import read_gguf
+from lepton_ref.runtime.generation import Generation
 from lepton_ref.storage import encode
 
 Told = Callable[..., tuple[int, str, str]]
@@ -332,7 +333,9 @@ def test_what_generates_and_scores_takes_it(told: Told, path: Path, tmp_path: Pa
     page.write_text("hello abc, said the cab. " * 2, encoding="utf-8")
     model = load(path, kv_cache="int4")
     found = json.loads(told("run", path, "hello", "--max-tokens", "6", "--json", "--kv-cache", "int4")[1])
-    assert found["ids"] == list(model.generate("hello", max_new_tokens=6).ids)
+    wanted = model.generate("hello", max_new_tokens=6)
+    assert isinstance(wanted, Generation)
+    assert found["ids"] == list(wanted.ids)
     assert found["logprobs"] != json.loads(told("run", path, "hello", "--max-tokens", "6", "--json")[1])["logprobs"]
     found = json.loads(told("perplexity", path, page, "--window", "16", "--json", "--kv-cache", "int4")[1])
     assert found["perplexity"] == model.perplexity(page.read_text(encoding="utf-8"), window=16).value
