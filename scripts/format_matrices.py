@@ -82,7 +82,7 @@ def packed(
 
 
 def bnb4(title: str, shape: Shape, *, kind: str, double: bool = False) -> Sample:
-    """Blocks of 64; T₂ of double quantisation is c/255 here, where files have a table of their own."""
+    """Blocks of 64; A of double quantisation is c/255 here, where files have a table of their own."""
     count = shape[0] * shape[1]
     blocks = count // 64
     tensors: dict[str, HostArray] = {"weight": stream(kind, count // 2)}

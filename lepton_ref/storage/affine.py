@@ -4,8 +4,8 @@
     asymmetric    s·(q − z)   q and z from 0 to 2^b − 1, or both in two's complement
 
 Codes lie in each row as a stream of bits (`lepton_ref.storage.byte_codes`); zero points are a byte each. s is F32, BF16
-or F16, of at most 24 significant bits, and q − z has 9: the value is exact in float64 and is rounded once to float32. A
-zero point's code is exactly zero.
+or F16, of at most 24 significant bits, and q − z has 9: the value is exact in float64 and is rounded once to float32.
+The code that is the zero point stands for exactly 0.
 """
 
 from __future__ import annotations

@@ -4,17 +4,17 @@
                          the HIGH nibble of byte ⌊e/2⌋ where e is even, the low one where it is odd
     weight.quant_map     F32 (16,): the table T of NF4 or of FP4
     weight.absmax        F32 (blocks,): a of block ⌊e/blocksize⌋; blocks run on over the ends of rows
-    with double quantisation: weight.absmax is uint8, and a = T₂[absmax]·a₂ + offset, where
-    weight.nested_quant_map  F32 (256,) is T₂,
-    weight.nested_absmax     F32: a₂ of ⌊block/nested blocksize⌋ (256)
+    with double quantisation: weight.absmax holds uint8 codes c, and a = A[c]·m + offset, where
+    weight.nested_quant_map  F32 (256,): is A
+    weight.nested_absmax     F32: m of ⌊block/nested blocksize⌋ (256)
 
 Shape, block sizes and offset stand in `weight.quant_state.bitsandbytes__nf4` (or fp4), JSON as bytes.
 
 T[q]·a is rounded once, exactly: without double quantisation the product of two float32 is one operation. With it,
-T[q]·(T₂·a₂ + offset) has too many bits for float64; two roundings of float64 are off by less than a part in 2⁵¹, and
+T[q]·(A[c]·m + offset) has too many bits for float64; two roundings of float64 are off by less than a part in 2⁵¹, and
 where that leaves the float32 open, fractions decide. `unrounded` is the one of float64.
 
-Engines. bitsandbytes rounds to float32 after T₂·a₂, after + offset and after ·T[q], then to the dtype of the layer: up
+Engines. bitsandbytes rounds to float32 after A[c]·m, after + offset and after ·T[q], then to the dtype of the layer: up
 to four roundings. Its kernels have T built in and do not look at quant_map, which must therefore be T. Code 8 of FP4 is
 +0 in the table and −0 in its CUDA kernel. Its CPU kernel begins blocks anew with each row where I is even and no
 multiple of the block size; its own quantiser does not, and the values that it gives there are wrong.
@@ -58,14 +58,14 @@ BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 class Nested:
-    """Scales that are quantised themselves: a = T₂[code]·a₂ + offset.
+    """Scales that are quantised themselves: a = A[c]·m + offset.
 
     Args:
         codes: `(blocks,)` uint8.
         table: `(256,)` F32.
         absmax: `(⌈blocks/blocksize⌉,)` F32.
         offset: a float32 number.
-        blocksize: codes of one a₂.
+        blocksize: codes c of one m.
 
     Raises:
         ValueError: a tensor of another dtype or shape, or an offset that float32 does not hold.

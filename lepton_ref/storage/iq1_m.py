@@ -1,9 +1,9 @@
 """IQ1_M: 256 elements in 56 bytes: qs[32], qh[16], scales[4] (u16). Value d·(2s + 1)·(G[q] + δ), δ = 1/8 or −1/8.
 
-Eight k has an eleven-bit code q, a point of the table IQ1_S: qs[k] and above it the low three bits of nibble k mod 2
-of qh[k div 2]; the nibble's high bit says that the δ of this eight is −1/8. Sixteen h has bits 3(h mod 4) … 3(h mod
-4) + 2 of scales[h div 4] as its scale s. The fp16 number d is in four pieces: the high four bits of scales[0], those
-of scales[1] above them, and so on. See `lepton_ref.storage.iq_grids`.
+Elements 8k … 8k + 7 have an eleven-bit code q, a point of the table IQ1_S: qs[k] and above it the low three bits of
+nibble k mod 2 of qh[k div 2]; the nibble's high bit says that their δ is −1/8. Elements 16h … 16h + 15 have bits 3(h
+mod 4) … 3(h mod 4) + 2 of scales[h div 4] as their scale s. The fp16 number d is in four pieces: the high four bits of
+scales[0], those of scales[1] above them, and so on. See `lepton_ref.storage.iq_grids`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """IQ1_S: 256 elements in 50 bytes: d, qs[32], qh[8] (u16). Value d·(2s + 1)·(G[q] + δ), δ = 1/8 or −1/8.
 
-Eight k of group g of 32 has an eleven-bit code q, a point of the table IQ1_S: qs[4g + k] and above it bits 3k … 3k +
-2 of qh[g]. Bits 12 … 14 of qh[g] are the group's scale s, bit 15 says that its δ is −1/8. See
-`lepton_ref.storage.iq_grids`.
+Eight groups of 32. Elements 8k … 8k + 7 of group g have an eleven-bit code q, a point of the table IQ1_S: qs[4g + k]
+and above it bits 3k … 3k + 2 of qh[g]. Bits 12 … 14 of qh[g] are the group's scale s, bit 15 says that its δ is −1/8.
+See `lepton_ref.storage.iq_grids`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """IQ2_S: 256 elements in 82 bytes: d, qs[32], signs[32], qh[8], scales[8]. Value d·(2s + 1)/8·G[q]·sign.
 
-Eight k has a ten-bit code q, a point of the table IQ2_S: qs[k] and above it bits 2(k mod 4) and the next of qh[k div
-4]. Element e is minus where bit e mod 8 of signs[e div 8] is set. Sixteen h has nibble h mod 2 of scales[h div 2] as
-its scale s. See `lepton_ref.storage.iq_grids`.
+Elements 8k … 8k + 7 have a ten-bit code q, a point of the table IQ2_S: qs[k] and above it bits 2(k mod 4) and the next
+of qh[k div 4]. Element e is minus where bit e mod 8 of signs[e div 8] is set. Elements 16h … 16h + 15 have nibble h mod
+2 of scales[h div 2] as their scale s. See `lepton_ref.storage.iq_grids`.
 """
 
 from __future__ import annotations

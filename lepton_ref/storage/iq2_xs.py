@@ -1,7 +1,8 @@
 """IQ2_XS: 256 elements in 74 bytes: d, qs[32] (u16), scales[8]. Value d·(2s + 1)/8·G[q]·sign.
 
-Eight k has qs[k]: the low nine bits are its code q, a point of the table IQ2_XS, the high seven its sign code.
-Sixteen h has nibble h mod 2 of scales[h div 2] as its scale s. See `lepton_ref.storage.iq_grids`.
+Elements 8k … 8k + 7 have qs[k]: the low nine bits are their code q, a point of the table IQ2_XS, the high seven their
+sign code. Elements 16h … 16h + 15 have nibble h mod 2 of scales[h div 2] as their scale s. See
+`lepton_ref.storage.iq_grids`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """IQ2_XXS: 256 elements in 66 bytes: d, then for each group of 32 four bytes and a u32. Value d·(2s + 1)/8·G[q]·sign.
 
-Group g lies at byte 2 + 8g. Its eights 0 … 3 have the four bytes as their codes q, each a point of the table IQ2_XXS.
-Of the u32 bits 7k … 7k + 6 are the sign code of eight k, the highest four the scale s. See
+Group g lies at byte 2 + 8g. Byte k of its four is the code q of its elements 8k … 8k + 7, a point of the table IQ2_XXS.
+Of the u32 bits 7k … 7k + 6 are the sign code of these elements, the highest four the group's scale s. See
 `lepton_ref.storage.iq_grids`.
 """
 

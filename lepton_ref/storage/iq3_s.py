@@ -1,8 +1,8 @@
 """IQ3_S: 256 elements in 110 bytes: d, qs[64], qh[8], signs[32], scales[4]. Value d·(2s + 1)·G[q]·sign.
 
-Four k has a nine-bit code q, a point of the table IQ3_S: qs[k] and above it bit k mod 8 of qh[k div 8]. Element e is
-minus where bit e mod 8 of signs[e div 8] is set. Group g of 32 has nibble g mod 2 of scales[g div 2] as its scale s.
-See `lepton_ref.storage.iq_grids`.
+Elements 4k … 4k + 3 have a nine-bit code q, a point of the table IQ3_S: qs[k] and above it bit k mod 8 of qh[k div 8].
+Element e is minus where bit e mod 8 of signs[e div 8] is set. Group g of 32 has nibble g mod 2 of scales[g div 2] as
+its scale s. See `lepton_ref.storage.iq_grids`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """IQ3_XXS: 256 elements in 98 bytes: d, qs[64], words[8] (u32). Value d·(2s + 1)/4·G[q]·sign.
 
-Four k has qs[k] as its code q, a point of the table IQ3_XXS. Group g of 32 has words[g]: bits 7k … 7k + 6 are the
-sign code of its eight k, the highest four its scale s. See `lepton_ref.storage.iq_grids`.
+Elements 4k … 4k + 3 have qs[k] as their code q, a point of the table IQ3_XXS. Group g of 32 has words[g]: bits 7j … 7j
++ 6 are the sign code of its elements 8j … 8j + 7, the highest four its scale s. See `lepton_ref.storage.iq_grids`.
 """
 
 from __future__ import annotations

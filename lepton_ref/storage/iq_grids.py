@@ -1,6 +1,7 @@
 """The lattice tables of the IQ formats: which points of a small grid each code stands for, and the 7-bit sign codes.
 
-Seven formats round four or eight weights at a time to one point of a table; the code is the point's number.
+Seven formats round four or eight weights at a time to one point of a table; the code q is the point's number, and G[q]
+in the formula of element e is the point's coordinate e mod 4 or e mod 8, counted from 0.
 
     table            points × coordinates   a coordinate is one of                 used by
     IQ2_XXS           256 × 8               8 25 43                                IQ2_XXS
