@@ -209,6 +209,8 @@ def _longest(lines: Sequence[Sequence[Byte]], at: int, end: int) -> tuple[int, i
     """The shortest period that covers most rows from here on, how often it occurs, and its shift."""
     best = (1, 1, 0)
     for period in range(1, min(LONGEST_PERIOD, (end - at) // 2) + 1):
+        if shift_of(lines[at : at + 1], lines[at + period : at + period + 1]) is None:
+            continue  # most periods end here
         shift = shift_of(lines[at : at + period], lines[at + period : at + 2 * period])
         if shift is None:
             continue
