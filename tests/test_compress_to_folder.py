@@ -338,7 +338,7 @@ def test_the_other_files_go_along_but_what_another_packer_said(tmp_path: Path, m
 def test_nothing_is_replaced_unasked(tmp_path: Path, model: lepton_ref.Model) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("years of work")
-    with pytest.raises(FileExistsError, match="out exists; give another path, or overwrite=True"):
+    with pytest.raises(FileExistsError, match="out exists; give another path, or overwrite it: "):
         write_folder(model, some(model), tmp_path / "out", format="gptq")
     assert contents(tmp_path / "out") == {"mine": b"years of work"}
     write_folder(model, some(model), tmp_path / "out", format="gptq", overwrite=True)

@@ -1,6 +1,6 @@
 """Write a model's folder with some of its matrices quantised, as the packages of a format write and load it.
 
-The matrices become the format's packed tensors (`lepton_ref.compress.packing_gptq`, `packing_compressed`), config.json
+The matrices become the format's packed tensors (`lepton_ref.compress.packing_gptq` and its like), config.json
 says so in `quantization_config`, and all else that the folder holds goes along as it is. Weights that were changed but
 not quantised, such as the norms that AWQ folds scales into, are stored as they are given: what is loaded again is what
 was given, to the bit. A folder that is packed already can be written in another format.
@@ -27,6 +27,7 @@ from lepton_ref import __version__
 from lepton_ref.compress.folder_plan import Plan, plan
 from lepton_ref.compress.manifest import MANIFEST, digest
 from lepton_ref.compress.packing import Matrices, Packing, Tensor
+from lepton_ref.compress.packing_bitsandbytes import pack_bitsandbytes
 from lepton_ref.compress.packing_compressed import pack_compressed, pack_fp8
 from lepton_ref.compress.packing_gptq import pack_awq_folder, pack_gptq
 from lepton_ref.compress.source import Source
@@ -44,6 +45,7 @@ FORMATS: Mapping[str, Callable[[Matrices], Packing]] = MappingProxyType(
         "awq": pack_awq_folder,
         "compressed-tensors": pack_compressed,
         "fp8": pack_fp8,
+        "bitsandbytes": pack_bitsandbytes,
     }
 )
 """A folder's format → what packs matrices for it."""
@@ -111,14 +113,9 @@ def write_folder(
             does not have; the message names it.
     """
     target = Path(target)
-    if format not in FORMATS:
-        raise ValueError(f"unknown format of folders {format!r}; known: {', '.join(FORMATS)}")
+    require_target(target, format, overwrite=overwrite)
     if model.parts.file.kind != "safetensors":
         raise ValueError(f"{model.parts.path} is a GGUF, which has no config.json; give the model's folder")
-    if target.suffix in (".gguf", ".safetensors"):
-        raise ValueError(f"{target}: {format} is a folder's format; give a path that does not end in {target.suffix}")
-    if os.path.lexists(target) and not overwrite:
-        raise FileExistsError(f"{target} exists; give another path, or overwrite=True")
     _require_json(record)
     found = plan(model.parts, weights)
     packing = FORMATS[format](found.matrices)
@@ -141,6 +138,21 @@ def write_folder(
         nbytes=sum(_stored(name, tensor).nbytes for name, tensor in tensors.items()),
         notes=packing.notes,
     )
+
+
+def require_target(target: Path, format: str, /, *, overwrite: bool) -> None:
+    """A folder of this format can be written there: said before anything is computed for nothing.
+
+    Raises:
+        FileExistsError: it is there and `overwrite` is False.
+        ValueError: an unknown format, or the path of a file.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"unknown format of folders {format!r}; known: {', '.join(FORMATS)}")
+    if target.suffix in (".gguf", ".safetensors"):
+        raise ValueError(f"{target}: {format} is a folder's format; give a path that does not end in {target.suffix}")
+    if os.path.lexists(target) and not overwrite:
+        raise FileExistsError(f"{target} exists; give another path, or overwrite it: overwrite=True, --overwrite")
 
 
 def _require_json(record: Mapping[str, Any] | None) -> None:
