@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,19 +13,22 @@ import real_models
 from golden_cases import GOLDEN
 from planted import mutated
 from tiny_models import load
+from wide_model import wide_gguf
 
 import lepton_ref
 from lepton_ref.compress import layers as page
-from lepton_ref.compress.calibration import calibrate
+from lepton_ref.compress.calibration import Calibration, calibrate
 from lepton_ref.compress.gptq import gptq
+from lepton_ref.compress.gptq_blocks import gptq_blocks
 from lepton_ref.compress.grid import Grid, round_to_nearest
 from lepton_ref.compress.hessian import layer_error
 from lepton_ref.compress.layers import quantise_layers
-from lepton_ref.storage import Weight
+from lepton_ref.storage import BlockQuantised, Weight
 from lepton_ref.storage.affine import Affine
 
 IDS = np.random.default_rng(0).integers(3, 50, 400).tolist()
 LLAMA = GOLDEN / "tiny" / "llama"
+UP, DOWN = "layers.0.mlp.up.weight", "layers.0.mlp.down.weight"
 
 
 def with_weights(model: lepton_ref.Model, changed: Mapping[str, Weight]) -> lepton_ref.Model:
@@ -86,9 +91,62 @@ def test_only_some_are_quantised_where_they_are_named() -> None:
     assert set(changed) == {"layers.0.mlp.up.weight", "layers.1.mlp.up.weight"}
 
 
-def test_a_format_that_is_no_grid_is_refused() -> None:
-    with pytest.raises(ValueError, match="'Q4_0' is no integer grid; give one such as int4-g64"):
-        quantise_layers(calibrate(load(LLAMA), IDS[:20]), "Q4_0")
+BAD: list[tuple[Callable[[Calibration], object], str]] = [
+    (lambda seen: quantise_layers(seen, "Q9"), "format 'Q9' is no integer grid such as int4-g64 and no block format"),
+    (lambda seen: quantise_layers(seen, {"embed.weight": "Q4_0"}), "embed.weight is no matrix that linear ops alone"),
+    (
+        lambda seen: quantise_layers(seen, "Q4_0", only=lambda name: name.endswith("up.weight")),
+        "no whole blocks of Q4_0",
+    ),
+    (lambda seen: quantise_layers(seen, {UP: "Q4_K"}), f"{UP} has rows of 24, no whole blocks of Q4_K; take a format"),
+    (lambda seen: quantise_layers(seen, {UP: "int4-g8", DOWN: "int3-g8"}, method="awq"), "awq has one integer grid"),
+]
+
+
+@pytest.mark.parametrize(("call", "text"), BAD, ids=[text for _, text in BAD])
+def test_bad_input_gets_one_clear_line(call: Callable[[Calibration], object], text: str) -> None:
+    seen = calibrate(load(LLAMA), IDS[:20])
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
+        call(seen)
+    assert "\n" not in str(caught.value)
+
+
+def wide(tmp_path: Path) -> tuple[lepton_ref.Model, Calibration]:
+    model = lepton_ref.load(wide_gguf(tmp_path / "wide.gguf", words=False))
+    return model, calibrate(model, IDS, length=50)
+
+
+def test_a_model_runs_on_blocks(tmp_path: Path) -> None:
+    model, seen = wide(tmp_path)
+    matrices = {op.weights["w"] for op in model.program.ops if op.kind == "linear"} - {"embed.weight"}
+    near = []
+    for method in ("rtn", "gptq"):
+        changed = quantise_layers(seen, "Q3_K", method=method)
+        assert set(changed) == matrices
+        assert {weight.format for weight in changed.values()} == {"Q3_K"}
+        assert all(isinstance(weight, BlockQuantised) for weight in changed.values())
+        near.append(distance(model, changed))
+    assert 0 < near[1] < near[0]
+
+
+def test_each_matrix_may_have_its_own_blocks(tmp_path: Path) -> None:
+    model, seen = wide(tmp_path)
+    formats = {"layers.0.attn.q.weight": "Q4_K", "layers.0.attn.v.weight": "Q6_K", "layers.0.mlp.down.weight": "Q4_0"}
+    changed = quantise_layers(seen, formats, method="gptq", sequential=False)
+    assert {name: weight.format for name, weight in changed.items()} == formats
+    for group, h in seen.hessians():
+        for name in {op.weights["w"] for op in group.ops} & set(formats):
+            weight = changed[name]
+            assert isinstance(weight, BlockQuantised)
+            alone = gptq_blocks(model.parts.weights[name].decode(), h, formats[name])
+            np.testing.assert_array_equal(weight.raw, alone.raw)
+
+
+def test_rows_that_are_no_whole_blocks_take_the_fallback() -> None:
+    seen = calibrate(load(GOLDEN / "tiny" / "phi3"), IDS[:20])
+    q = "layers.0.attn.q.weight"
+    changed = quantise_layers(seen, "Q4_K", method="gptq", only=lambda name: name == q)
+    assert {name: weight.format for name, weight in changed.items()} == {q: "Q5_0"}
 
 
 def test_the_layers_error_is_that_of_its_outputs() -> None:

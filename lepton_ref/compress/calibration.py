@@ -19,6 +19,7 @@ from lepton_ref.compress.activations import LENGTH, Corpus, Progress, Seen, corp
 from lepton_ref.compress.hessian import hessian
 from lepton_ref.compress.imatrix import Entry, ImportanceMatrix
 from lepton_ref.compress.statistics import Channels, channels
+from lepton_ref.compress.to_gguf_families import FORMS
 from lepton_ref.models import FAMILIES, GGUF_FAMILIES
 from lepton_ref.models.names import NameTable, WeightsError
 from lepton_ref.models.program import Op
@@ -128,11 +129,7 @@ def gguf_names(model: Any, /) -> dict[str, str]:
     Raises:
         ValueError: a family that GGUF does not know.
     """
-    table = _table(model.parts.architecture)
-    if table is None:
-        raise ValueError(
-            f"GGUF has no names for {model.parts.architecture}; use the calibration by the program's names"
-        )
+    table = name_table(model)
     names = {}
     for op in model.program.ops:
         if op.kind == "linear":
@@ -143,8 +140,18 @@ def gguf_names(model: Any, /) -> dict[str, str]:
     return names
 
 
-def _table(architecture: str) -> NameTable | None:
+def name_table(model: Any, /) -> NameTable:
+    """GGUF's names of the model's family, or of the one as which GGUF holds it: a mistral is a llama there.
+
+    Raises:
+        ValueError: a family that GGUF does not know.
+    """
+    architecture = model.parts.architecture
     family = GGUF_FAMILIES.get(architecture)
     if family is None:
         family = next((each for each in FAMILIES.values() if architecture in each.architectures), None)
-    return None if family is None or family.gguf is None else family.gguf.names
+    if family is not None and family.gguf is None and family.model_type in FORMS:
+        family = GGUF_FAMILIES[FORMS[family.model_type].architecture]
+    if family is None or family.gguf is None:
+        raise ValueError(f"GGUF has no names for {architecture}; use the calibration by the program's names")
+    return family.gguf.names

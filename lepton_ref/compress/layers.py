@@ -1,8 +1,13 @@
-"""All linear layers of a model quantised to an integer grid, by what a calibration shows of their inputs.
+"""All linear layers of a model quantised, to an integer grid or GGUF's blocks, by what a calibration shows of inputs.
 
 GPTQ, HQQ and rounding to nearest go layer by layer: the inputs of each are those that the layers before it give as they
 are quantised by then (`sequential`), as the paper of GPTQ has it, or those of the model as it is. Weights that read the
 same input are quantised as one matrix, one below the other: rows are independent, and the Hessian is factored once.
+
+One format serves all, or each matrix has its own. GGUF's blocks come as the bytes of whole rows (`BlockQuantised`);
+where one format is given, rows that are no whole blocks of it take llama.cpp's fallback, as in a file that
+`quantise_file` writes (`lepton_ref.compress.mixtures.FALLBACKS`). They go into a file by
+`lepton_ref.compress.ready.gguf_tensors`.
 
 AWQ first folds a scale into the input of every group that can take one (see `lepton_ref.compress.fold`), by the model's
 own activations, and then rounds to nearest.
@@ -10,7 +15,7 @@ own activations, and then rounds to nearest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +27,19 @@ from lepton_ref.compress.calibration import Calibration, matrix_of
 from lepton_ref.compress.fold import fold
 from lepton_ref.compress.grid import Coded, Grid, round_to_nearest
 from lepton_ref.compress.hessian import hessian
-from lepton_ref.compress.quantise import grid_of, quantise_weight
+from lepton_ref.compress.mixtures import FALLBACKS
+from lepton_ref.compress.quantise import Quantised, grid_of, quantise_weight
 from lepton_ref.compress.statistics import channels
 from lepton_ref.compress.stored import affine_of
 from lepton_ref.models.program import Program
-from lepton_ref.storage import Weight
+from lepton_ref.storage import FORMATS, BlockQuantised, Weight
 
 Reals = NDArray[np.float64]
 
 
 def quantise_layers(
     seen: Calibration,
-    format: str,
+    format: str | Mapping[str, str],
     /,
     *,
     method: str = "gptq",
@@ -46,40 +52,60 @@ def quantise_layers(
 
     Args:
         seen: from `calibrate`.
-        format: a grid's name, such as "int4-g64".
-        method: one of `lepton_ref.compress.quantise.METHODS`.
+        format: a grid's name, such as "int4-g64", or a block format's, such as "Q4_K"; or matrix → its format, which
+            says too which matrices change.
+        method: one of `lepton_ref.compress.quantise.METHODS`; blocks have rtn and gptq.
         sequential: whether each layer sees what the quantised ones before it give; AWQ does not.
         only: which matrices, by name; all that nothing but linear ops reads where None, so not a tied head.
         progress: called before each op of the run.
         how: what else `quantise_weight` takes: scales, damp, act_order, follow.
 
     Raises:
-        ValueError: a format that is no grid, rows that are not whole groups, or what the method refuses.
+        ValueError: a format that is neither, a matrix that there is not, rows that are not whole groups or blocks, or
+            what the method refuses.
     """
-    grid = grid_of(format)
-    if grid is None:
-        raise ValueError(f"format {format!r} is no integer grid; give one such as int4-g64, or encode with importance")
     program: Program = seen.model.program
-    wanted = _wanted(program, only)
+    formats = _formats(program, format, _wanted(program, only))
     if method == "awq":
-        return _by_awq(seen, format, wanted, progress, **how)
+        return _by_awq(seen, formats, progress, **how)
     weights: dict[str, Weight] = dict(seen.model.parts.weights)
     out: dict[str, Weight] = {}
     for group in stream(seen.model, seen.over, weights=weights if sequential else None, progress=progress):
-        names = [name for name in dict.fromkeys(map(matrix_of, group.ops)) if name in wanted]
+        names = [name for name in dict.fromkeys(map(matrix_of, group.ops)) if name in formats]
         if not names:
             continue
-        arrays = [weights[name].decode() for name in names]
         if method == "gptq":
             how["hessian"] = hessian(group.sequences)
         else:
             how["importance"] = channels(group.sequences).importance
-        done = quantise_weight(np.concatenate(arrays), format, method=method, **how)
-        assert done.coded is not None, "a grid was asked for"
-        found = dict(zip(names, map(affine_of, _apart(done.coded, list(map(len, arrays)))), strict=True))
-        out.update(found)
-        weights.update(found)
+        for one in dict.fromkeys(formats[name] for name in names):
+            alike = [name for name in names if formats[name] == one]
+            arrays = [weights[name].decode() for name in alike]
+            done = quantise_weight(np.concatenate(arrays), one, method=method, **how)
+            found = dict(zip(alike, _apart(done, list(map(len, arrays))), strict=True))
+            out.update(found)
+            weights.update(found)
     return out
+
+
+def _formats(program: Program, format: str | Mapping[str, str], wanted: set[str]) -> dict[str, str]:
+    """The format of each matrix that changes."""
+    if isinstance(format, str):
+        return {name: _fitted(name, program.weights[name][1], format, fall_back=True) for name in sorted(wanted)}
+    strange = [name for name in format if name not in wanted]
+    if strange:
+        raise ValueError(f"{strange[0]} is no matrix that linear ops alone read; take it out of the formats")
+    return {name: _fitted(name, program.weights[name][1], one, fall_back=False) for name, one in format.items()}
+
+
+def _fitted(name: str, width: int, format: str, *, fall_back: bool) -> str:
+    """The format, or its fallback where rows are no whole blocks."""
+    if format not in FORMATS and grid_of(format) is None:
+        raise ValueError(f"format {format!r} is no integer grid such as int4-g64 and no block format such as Q4_K")
+    for one in (format, FALLBACKS.get(format, format)) if fall_back else (format,):
+        if one not in FORMATS or width % FORMATS[one].length == 0:
+            return one
+    raise ValueError(f"{name} has rows of {width}, no whole blocks of {format}; take a format of shorter blocks")
 
 
 def _wanted(program: Program, only: Callable[[str], bool] | None) -> set[str]:
@@ -88,20 +114,28 @@ def _wanted(program: Program, only: Callable[[str], bool] | None) -> set[str]:
     return {name for name in linear - others if only is None or only(name)}
 
 
-def _apart(coded: Coded, rows: Sequence[int]) -> list[Coded]:
-    """The codes of matrices that were one below the other."""
+def _apart(done: Quantised, rows: Sequence[int]) -> list[Weight]:
+    """The weights of matrices that were one below the other."""
     ends = np.cumsum(rows)
-    return [
-        Coded(coded.grid, coded.codes[a:b], coded.scales[a:b], coded.zeros[a:b])
-        for a, b in zip([0, *ends[:-1]], ends, strict=True)
-    ]
+    spans = zip([0, *ends[:-1]], ends, strict=True)
+    if done.raw is not None:
+        return [BlockQuantised(done.raw[a:b], format=FORMATS[done.format]) for a, b in spans]
+    coded = done.coded
+    assert coded is not None, "a weight is quantised to one or the other"
+    return [affine_of(Coded(coded.grid, coded.codes[a:b], coded.scales[a:b], coded.zeros[a:b])) for a, b in spans]
 
 
 def _by_awq(
-    seen: Calibration, format: str, wanted: set[str], progress: Progress | None, *, scales: str = "minmax"
+    seen: Calibration, formats: Mapping[str, str], progress: Progress | None, *, scales: str = "minmax"
 ) -> dict[str, Weight]:
-    grid = grid_of(format)
-    assert grid is not None, "checked by the caller"
+    wanted, grids = set(formats), {one: grid_of(one) for one in formats.values()}
+    if len(grids) > 1 or None in grids.values():
+        raise ValueError(
+            f"awq has one integer grid for all matrices, got {', '.join(grids)}; give one such as int4-g64"
+        )
+    grid = next(iter(grids.values()), None)
+    if grid is None:
+        return {}
     plain, importance = dict(seen.model.parts.weights), {}
     changed: dict[str, Weight] = {}
     for group, h in seen.hessians(progress=progress):
