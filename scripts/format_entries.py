@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 
 from format_matrices import affine, awq, bnb4, bnb8, cached, fp8, gptq, mx, nvfp4, packed
 from format_samples import Sample, block, dense
@@ -51,7 +52,7 @@ class Entry:
     gguf: int | None = None
     also: tuple[str, ...] = ()
     encoders: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = field(default=())
+    numbers: tuple[str, ...] = ()
 
 
 def entries() -> list[Entry]:
@@ -77,27 +78,21 @@ def _block(name: str) -> Entry:
 
 
 def _sizes(samples: Sequence[Sample]) -> tuple[tuple[str, float], ...]:
-    found = []
-    for each in samples:
-        weight = each.weight
-        rows, columns = weight.shape
-        found.append((each.title, 8 * weight.nbytes / (rows * columns)))
-    return tuple(found)
+    return tuple((each.title, 8 * each.weight.nbytes / prod(each.weight.shape)) for each in samples)
 
 
 def _packed() -> list[Entry]:
     family, at = "Packed, several tensors a matrix", "lepton_ref.storage."
-    gptq_bits = {
-        bits: gptq(f"{bits} bits, groups of 128", LARGE, bits=bits, version=2, group=128) for bits in (2, 3, 4, 8)
-    }
+    grouped = [gptq(f"{bits} bits, groups of 128", LARGE, bits=bits, version=2, group=128) for bits in (2, 3, 4, 8)]
     words = [packed(f"{bits} bits, groups of 128", LARGE, bits=bits, group=128) for bits in (2, 3, 4, 8)]
-    both = [bnb4(title, LARGE, kind="nf4", double=double) for title, double in (
-        ("blocks of 64", False), ("double quantisation", True))]  # fmt: skip
+    once = bnb4("blocks of 64", LARGE, kind="nf4")
+    twice = bnb4("double quantisation", LARGE, kind="nf4", double=True)
     return [
         Entry("GPTQ", family, at + "gptq", (
             gptq("4 bits, version 1, groups of 8", (8, 16), bits=4, version=1, group=8),
+            gptq("4 bits, version 2, the same bytes", (8, 16), bits=4, version=2, group=8),
             gptq("3 bits, version 2, one group", (8, 32), bits=3, version=2, group=32),
-        ), _sizes(tuple(gptq_bits.values())), also=(at + "detect", at + "bitstream", at + "packed")),
+        ), _sizes(grouped), also=(at + "detect", at + "bitstream", at + "packed")),
         Entry("AWQ", family, at + "awq", (awq("groups of 4", (16, 8), group=4),),
               _sizes([awq("groups of 128", LARGE, group=128)]), also=(at + "packed",)),
         Entry("PACK_QUANTIZED", family, at + "pack_quantized", (
@@ -108,7 +103,7 @@ def _packed() -> list[Entry]:
         Entry("NF4", family, at + "bnb4", (
             bnb4("blocks of 64", (2, 64), kind="nf4"),
             bnb4("double quantisation", (2, 64), kind="nf4", double=True),
-        ), _sizes(both), also=(at + "packed",)),
+        ), _sizes([once, twice]), also=(at + "packed",)),
         Entry("FP4", family, at + "bnb4", (bnb4("blocks of 64", (2, 64), kind="fp4"),),
               _sizes([bnb4("blocks of 64", LARGE, kind="fp4")]), also=(at + "packed",)),
         Entry("BNB8", family, at + "bnb8", (bnb8("", (2, 8)),), _sizes([bnb8("", LARGE)]), also=(at + "packed",)),
@@ -133,7 +128,7 @@ def _scaled() -> list[Entry]:
     for name, (number, _) in ELEMENTS.items():
         found.append(
             Entry(f"OCP_{name}", family, at + "mx", (mx("", (1, 32), format=name),),
-                  _sizes([mx("", LARGE, format=name)]), also=(at + "byte_codes",), encoders=(ENCODER + "mx",),
+                  _sizes([mx("", LARGE, format=name)]), also=(at + "byte_codes", at + "detect_rule"), encoders=(ENCODER + "mx",),
                   numbers=("e8m0",) if number == "int8" else ("e8m0", number))
         )  # fmt: skip
     found.append(

@@ -208,5 +208,5 @@ def cached(title: str, shape: Shape, *, format: str) -> Sample:
     """What is encoded are multiples of 1/16 between −2 and 2."""
     x = ((37 * np.arange(shape[0] * shape[1]) % 64 - 31.5) / 16).reshape(shape)
     found, bits = KV_FORMATS[format].encode(x)
-    tensors = {"codes": found, "scales": bits}
+    tensors: dict[str, HostArray] = {"codes": found, "scales": bits}
     return matrix(title, tensors, lambda t: Cached(t["codes"], t["scales"], format=format, width=shape[1]))

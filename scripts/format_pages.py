@@ -91,11 +91,11 @@ def index(all_: list[Entry]) -> str:
         rows = []
         for entry in members:
             sizes = sorted({size for _, size in entry.sizes})
-            span = f"{sizes[0]:.4g}" + (f" … {sizes[-1]:.4g}" if len(sizes) > 1 else "")
-            rows.append(
-                (f"[{escaped(entry.name)}]({entry.name}.md)", f"`{formula(entry.samples[0])}`", span, stored(entry))
-            )
-        parts.append(f"## {family}\n\n" + table(["format", "value", "bits per weight", "stored as"], rows) + "\n")
+            span = f"{sizes[0]:.5g}" + (f" … {sizes[-1]:.5g}" if len(sizes) > 1 else "")
+            link, number = f"[{escaped(entry.name)}]({entry.name}.md)", "" if entry.gguf is None else entry.gguf
+            rows.append((link, number, f"`{formula(entry.samples[0])}`", span, stored(entry)))
+        columns = ["format", "GGUF type", "value", "bits per weight", "stored as"]
+        parts.append(f"## {family}\n\n{table(columns, rows)}\n")
     return "\n".join(parts)
 
 
