@@ -1,6 +1,6 @@
 """Folders that `write_folder` writes, as transformers loads them: the weights are the same numbers, bit for bit.
 
-Needs torch, transformers and compressed-tensors beside this Python.
+Needs torch, transformers, and compressed-tensors or bitsandbytes beside this Python.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tiny_models import load
 
 from lepton_ref import Model
 from lepton_ref.compress.calibration import calibrate
+from lepton_ref.compress.folder_weights import layer_matrices, quantise_matrices
 from lepton_ref.compress.layers import quantise_layers
 from lepton_ref.compress.to_folder import write_folder
 from lepton_ref.models import FAMILIES
@@ -125,3 +126,19 @@ def test_another_zero_point_would_be_found(tmp_path: Path, model: Model) -> None
     write_folder(model, one, tmp_path / "out", format=NAMED)
     found = theirs(tmp_path / "out", "dequantised")["model.layers.0.self_attn.q_proj.weight"]
     assert not np.array_equal(found, other["layers.0.attn.q.weight"].decode())
+
+
+def test_bitsandbytes_decodes_the_same_numbers(tmp_path: Path, model: Model) -> None:
+    transformers, torch, bnb = peer("transformers"), peer("torch"), peer("bitsandbytes")
+    names = [name for name in layer_matrices(model.program) if "down" not in name]  # whole blocks of 64 in a row
+    found = quantise_matrices(model, "nf4", names=names)
+    write_folder(model, found, tmp_path / "out", format="bitsandbytes")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    modules = dict(theirs.named_modules())
+    for name, weight in {**model.parts.weights, **found}.items():
+        stored = FAMILIES["llama"].names.source(name)[1]
+        tensor = modules[stored.removesuffix(".weight")].weight
+        assert isinstance(tensor, bnb.nn.Params4bit) == (name in found)
+        if name in found:
+            tensor = bnb.functional.dequantize_4bit(tensor.data, tensor.quant_state)
+        assert np.array_equal(tensor.detach().numpy().view(np.uint32), weight.decode().view(np.uint32)), name
