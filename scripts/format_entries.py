@@ -128,8 +128,8 @@ def _scaled() -> list[Entry]:
     for name, (number, _) in ELEMENTS.items():
         found.append(
             Entry(f"OCP_{name}", family, at + "mx", (mx("", (1, 32), format=name),),
-                  _sizes([mx("", LARGE, format=name)]), also=(at + "byte_codes", at + "detect_rule"), encoders=(ENCODER + "mx",),
-                  numbers=("e8m0",) if number == "int8" else ("e8m0", number))
+                  _sizes([mx("", LARGE, format=name)]), also=(at + "byte_codes", at + "detect_rule"),
+                  encoders=(ENCODER + "mx",), numbers=("e8m0",) if number == "int8" else ("e8m0", number))
         )  # fmt: skip
     found.append(
         Entry("NVFP4_TWO_LEVEL", family, at + "nvfp4_two_level", (
