@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import folder_cases
 import numpy as np
 import pytest
 from golden_cases import GOLDEN
 from planted import mutated
+from talking_model import TOKENS
+from test_compress_tokenizer_to_gguf import tokenizer
 from tiny_models import changed, load
 from wide_model import wide_gguf, wide_tensors
 
@@ -20,6 +23,7 @@ from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.imatrix import read_imatrix
 from lepton_ref.compress.manifest import MANIFEST
 from lepton_ref.compress.recipe import Recipe
+from lepton_ref.compress.source import open_source
 from lepton_ref.files import read_gguf
 from lepton_ref.storage import BlockQuantised, encode
 
@@ -132,6 +136,35 @@ def test_another_model_reads_the_text(told: Told, path: Path, page: Path, tmp_pa
     assert blocks_of(tmp_path / "a.gguf") == blocks_of(tmp_path / "b.gguf")
     record = manifest_of(tmp_path / "a.gguf")["importance"]["calibration"]
     assert record["model"] == {"sha256": manifest_of(tmp_path / "b.gguf")["source"]["sha256"]}
+
+
+FAMILIES = ("llama", "llama_tied", "qwen2", "qwen3", "phi3", "olmo2", "gpt2", "gpt_neox")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_matrix_of_a_product_is_measured(name: str) -> None:
+    seen = calibration.calibrate(load(GOLDEN / "tiny" / name), list(range(3, 11))).imatrix().importance()
+    columns = {n: w.shape[-1] for n, w in open_source(GOLDEN / "tiny" / name, gguf=True).tensors.items()}
+    matrices = {n for n, w in open_source(GOLDEN / "tiny" / name, gguf=True).tensors.items() if len(w.shape) == 2}
+    looked_up = {"position_embd.weight"} | ({"token_embd.weight"} if "output.weight" in columns else set())
+    assert set(seen) == matrices - looked_up
+    assert all(len(each) == columns[tensor] for tensor, each in seen.items())
+
+
+def test_a_folder_is_calibrated_as_its_gguf_is(told: Told, page: Path, tmp_path: Path) -> None:
+    source = folder_cases.llama(tmp_path / "in", rms_norm_eps=2.0**-17)
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer()), encoding="utf-8")
+    names = {"bos_token": TOKENS[0], "eos_token": TOKENS[2], "add_bos_token": False}
+    (source / "tokenizer_config.json").write_text(json.dumps(names), encoding="utf-8")
+    words = ("--format", "Q4_0", "--calibrate", page, "--tokens", 48, "--length", 16)
+    code, _, error = told("quantize", source, tmp_path / "a.gguf", *words)
+    assert code == 0
+    assert error == "note: no importance for 1 tensors, such as token_embd.weight\n"
+    told("quantize", source, tmp_path / "dense.gguf", "--format", "F32")
+    assert told("quantize", tmp_path / "dense.gguf", tmp_path / "b.gguf", *words)[0] == 0
+    assert blocks_of(tmp_path / "a.gguf") == blocks_of(tmp_path / "b.gguf")
+    record = manifest_of(tmp_path / "a.gguf")["importance"]
+    assert record == manifest_of(tmp_path / "b.gguf")["importance"]
 
 
 REFUSED: list[tuple[tuple[str, ...], str]] = [
