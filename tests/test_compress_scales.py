@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from golden_cases import GOLDEN
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted import mutated
 from tiny_models import load
 
 import lepton_ref
+from lepton_ref.compress import awq as awq_page
 from lepton_ref.compress import fold as fold_page
 from lepton_ref.compress import grid as grid_page
 from lepton_ref.compress.activations import groups
-from lepton_ref.compress.awq import powers, search_scales
+from lepton_ref.compress.awq import Quadratic, powers, search_scales
 from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.fold import fold
 from lepton_ref.compress.grid import SCALES, Grid, fit, round_to_nearest
@@ -177,6 +178,89 @@ def test_awq_is_no_worse_in_the_layers_error(seed: int, with_hessian: bool) -> N
     got = layer_error(w - round_to_nearest(w * s, grid).decode() / s, loss)
     assert got <= layer_error(w - round_to_nearest(w, grid).decode(), loss) * (1 + 2.0**-40)
     assert set(np.frexp(s)[0]) == {0.5}  # powers of two
+
+
+def layer(seed: int, inputs: int = 16, outputs: int = 5) -> tuple[Reals, Reals]:
+    """(weight, Hessian) of columns of very different sizes, some of them dead."""
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((40, inputs)) * np.exp(3 * rng.standard_normal(inputs))).astype(np.float32)
+    x[:, rng.random(inputs) < 0.1] = 0
+    return rng.standard_normal((outputs, inputs)), hessian([x])
+
+
+def bounds_hold(page: ModuleType, seed: int) -> bool:
+    """Of differences small and large, and of the largest element where H is smallest."""
+    w, h = layer(seed)
+    form, rng = page.Quadratic(h), np.random.default_rng(seed)
+    for delta in (
+        w,
+        w * np.exp(9 * rng.standard_normal(w.shape)),
+        1e-9 * w,
+        1e9 * w * (np.diag(h) == np.diag(h).min()),
+    ):
+        low, high = form.bounds(delta)
+        if not low <= layer_error(delta, h) <= high:
+            return False
+    return True
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_awqs_bounds_hold(seed: int) -> None:
+    assert bounds_hold(awq_page, seed)
+
+
+def test_awqs_bounds_are_near_and_say_nothing_where_there_is_no_root() -> None:
+    w, h = layer(1, inputs=64)
+    low, high = Quadratic(h).bounds(w)
+    assert 0 < high - low < 1e-9 * high
+    assert Quadratic(np.array([[0.0, 1.0], [1.0, 1.0]])).bounds(np.ones((1, 2))) == (-math.inf, math.inf)
+
+
+def one_after_the_other(weights: list[Reals], grid: Grid, h: Reals, how: str) -> Reals:
+    """AWQ's search, every loss in full."""
+    best, found = math.inf, np.ones(len(h))
+    for step in range(21):
+        s = powers(np.diag(h), step / 20)
+        errors = (
+            w - round_to_nearest(w * s, grid, how=how, importance=np.diag(h) / s**2).decode() / s for w in weights
+        )
+        loss = math.fsum(layer_error(each, h) for each in errors)
+        if loss < best:
+            best, found = loss, s
+    return found
+
+
+def finds_the_same(page: ModuleType, seed: int, how: str = "minmax") -> bool:
+    (w, h), grid = layer(seed), Grid(3, 8)
+    found = page.search_scales([w, w[:2]], grid, hessian=h, how=how)
+    return np.array_equal(found, one_after_the_other([w, w[:2]], grid, h, how))
+
+
+@settings(max_examples=8)
+@given(seed=st.integers(0, 2**32 - 1), how=st.sampled_from(["minmax", "clip"]))
+def test_awq_finds_what_computing_every_loss_finds(seed: int, how: str) -> None:
+    assert finds_the_same(awq_page, seed, how)
+
+
+def takes_the_first_of_equals(page: ModuleType) -> bool:
+    """Of a weight that every scale stores as it is."""
+    return np.array_equal(page.search_scales([np.zeros((2, 16))], Grid(3, 8), hessian=layer(0)[1]), np.ones(16))
+
+
+def test_the_first_of_equal_losses_wins() -> None:
+    assert takes_the_first_of_equals(awq_page)
+    assert not takes_the_first_of_equals(mutated(awq_page, "losses.index(min(losses))", "len(losses) - 1"))
+
+
+def test_a_search_that_leaves_the_best_out_is_seen() -> None:
+    wrong = mutated(awq_page, "if low <= least]", "if low > least]")
+    assert not all(finds_the_same(wrong, seed) for seed in range(4))
+
+
+def test_bounds_that_leave_roundings_out_are_seen() -> None:
+    wrong = mutated(awq_page, "1.05 * ((len(self.h) + delta.size + 6) * U * wide + rest)", "0.0")
+    assert all(bounds_hold(awq_page, seed) for seed in range(5))
+    assert not all(bounds_hold(wrong, seed) for seed in range(5))
 
 
 def test_smooth_scales_by_hand() -> None:

@@ -76,7 +76,10 @@ class Grid:
 
     def codes(self, w: Reals, scale: Reals, zero: Reals, /) -> Reals:
         """The codes of w, whole numbers in float64; the shapes broadcast."""
-        return np.clip(np.rint(w / scale + zero), 0, self.last)
+        q = w / scale
+        q += zero
+        np.rint(q, out=q)
+        return np.clip(q, 0, self.last, out=q)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,9 +102,10 @@ class Coded:
 
     def decode(self) -> Reals:
         """(O, I) float64: s·(q − z)."""
-        length = self.grid.length(self.codes.shape[1])
-        scales, zeros = (np.repeat(each, length, axis=1) for each in (self.scales, self.zeros))
-        return np.asarray(scales * (self.codes - zeros))
+        groups = self.codes.reshape(*self.scales.shape, self.grid.length(self.codes.shape[1]))
+        out = groups - self.zeros[:, :, None]
+        out *= self.scales[:, :, None]
+        return out.reshape(self.codes.shape)
 
 
 def matrix(w: NDArray[np.floating], /) -> Reals:
@@ -225,5 +229,5 @@ def round_to_nearest(
         for at in range(0, w64.shape[1], length)
     ]
     scales, zeros = (np.stack(each, axis=1) for each in zip(*parts, strict=True))
-    codes = grid.codes(w64, np.repeat(scales, length, axis=1), np.repeat(zeros, length, axis=1))
-    return Coded(grid, codes.astype(np.uint8), scales, zeros)
+    codes = grid.codes(w64.reshape(*scales.shape, length), scales[:, :, None], zeros[:, :, None])
+    return Coded(grid, codes.astype(np.uint8).reshape(w64.shape), scales, zeros)
