@@ -107,17 +107,26 @@ def require_use(formats: Collection[str]) -> None:
         )
 
 
-def measured(args: argparse.Namespace) -> Measured | None:
-    """What `--imatrix` reads or `--calibrate` measures; None where neither is given."""
+def sizes(model: Model) -> dict[str, NDArray[np.float32]]:
+    """GGUF name → (columns,) zeros, for each matrix that the model will be given inputs of.
+
+    Raises:
+        ValueError: a family that has no names in GGUF.
+    """
     from lepton_ref.compress.calibration import gguf_names
+
+    names = gguf_names(model).items()
+    return {name: np.zeros(model.parts.weights[own].shape[-1], dtype=np.float32) for own, name in names}
+
+
+def measured(args: argparse.Namespace, model: Model | None) -> Measured | None:
+    """What `--imatrix` reads, or `--calibrate` measures of this model; None where neither is given."""
     from lepton_ref.compress.imatrix import read_imatrix, write_imatrix
 
     if args.imatrix is not None:
         return Measured(read_imatrix(args.imatrix).importance())
-    if args.calibrate is None:
+    if model is None:
         return None
-    model = reader(args)
-    gguf_names(model)  # a family that has none is refused before it is run
     seen = calibration(args, model)
     matrix = as_saved(seen.imatrix(dataset=args.calibrate.name))
     if args.save_imatrix is not None:

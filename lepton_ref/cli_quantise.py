@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_ref.cli_calibrate import add_options as add_calibration
-from lepton_ref.cli_calibrate import measured, require_options, require_use
+from lepton_ref.cli_calibrate import measured, reader, require_options, require_use, sizes
 from lepton_ref.cli_progress import progress
 from lepton_ref.cli_report import facts, note, records, to_json
 from lepton_ref.runtime.find import find
@@ -37,10 +37,11 @@ def quantise(args: argparse.Namespace) -> None:
     require_options(args)
     recipe = Recipe(args.format, args.recipe, read_patterns(args.tensor))
     source = find(args.source)
-    if args.calibrate is not None:
-        planned = plan(source, args.target, recipe, importance=True, overwrite=args.overwrite)
+    model = None if args.calibrate is None else reader(args)
+    if model is not None:  # before it is run, which takes its time
+        planned = plan(source, args.target, recipe, importance=sizes(model), overwrite=args.overwrite)
         require_use([one.format for one in planned.values() if not one.why.startswith("kept")])
-    found_out = measured(args)
+    found_out = measured(args, model)
     written = quantise_file(
         source,
         args.target,

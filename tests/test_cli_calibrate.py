@@ -238,7 +238,14 @@ def test_nothing_is_calibrated_for_nothing(
         code, _, error = told("quantize", path, tmp_path / target, *words, "--calibrate", page)
         assert (code, error.count("\n")) == (2, 1)
         assert message in error
-    monkeypatch.setattr(cli_calibrate, "reader", lambda args: load(GOLDEN / "tiny" / "opt"))
+    other = wide_gguf(tmp_path / "other.gguf", blk__0__ffn_up__weight=np.ones((512, 256), "<f4"),
+        blk__0__ffn_gate__weight=np.ones((512, 256), "<f4"), blk__0__ffn_down__weight=np.ones((256, 512), "<f4"),
+    )  # fmt: skip
+    words = ("--format", "Q4_K", "--calibrate", page, "--calibrate-model", path)
+    code, _, error = told("quantize", other, tmp_path / "out.gguf", *words)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "'blk.0.ffn_down.weight' has shape (256,), the tensor has 512 columns; was it measured on another" in error
+    monkeypatch.setattr(cli_quantise, "reader", lambda args: load(GOLDEN / "tiny" / "opt"))
     code, _, error = told("quantize", path, tmp_path / "out.gguf", "--format", "Q4_0", "--calibrate", page)
     assert (code, error.count("\n")) == (2, 1)
     assert "GGUF has no names for OPTForCausalLM" in error

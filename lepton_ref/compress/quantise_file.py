@@ -166,7 +166,7 @@ def plan(
     target: str | os.PathLike[str],
     recipe: Recipe,
     *,
-    importance: bool,
+    importance: Importance | None,
     overwrite: bool = False,
 ) -> dict[str, Choice]:
     """Each tensor's format as `quantise_file` would choose it: what is wrong is said before anything is calibrated.
@@ -175,7 +175,7 @@ def plan(
         source: as `quantise_file` takes it.
         target: likewise.
         recipe: likewise.
-        importance: whether there will be any.
+        importance: arrays of the sizes that it will have, of any numbers.
         overwrite: whether an existing file may be replaced.
 
     Raises:
@@ -183,7 +183,10 @@ def plan(
     """
     target = Path(target)
     _check_target(target, overwrite=overwrite)
-    return _choices(open_source(source, gguf=target.suffix == ".gguf"), recipe, target, importance=importance)
+    read = open_source(source, gguf=target.suffix == ".gguf")
+    choices = _choices(read, recipe, target, importance=importance is not None)
+    _check_importance(read, importance)
+    return choices
 
 
 def _choices(read: Source, recipe: Recipe, target: Path, *, importance: bool) -> dict[str, Choice]:
