@@ -65,6 +65,13 @@ docs: venv ## write the generated parts of docs/ from the code and from what is 
 	$(VENV_PYTHON) scripts/normative_table.py
 	$(VENV_PYTHON) scripts/ambiguous_figure.py
 	$(VENV_PYTHON) scripts/format_pages.py
+	$(VENV_PYTHON) scripts/format_table.py
+	$(VENV_PYTHON) scripts/beside_llama_cpp.py
+
+.PHONY: docs-formats
+docs-formats: python ## measure every storage format on a real model, where it is not recorded yet; takes an hour
+	@"$(PYTHON)" scripts/environment.py demo
+	$(VENV_PYTHON) scripts/format_table.py --measure $(if $(LLAMA_CPP_PYTHON),--llama-cpp $(LLAMA_CPP_PYTHON))
 
 .PHONY: docs-figures
 docs-figures: python ## count what float64 cannot decide on a real model, and draw it
