@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import as_strided
 from lepton_ref import ops
 from lepton_ref.backends.numpy_backend import Namespace, NumpyBackend
 from lepton_ref.numerics import PRECISIONS
-from lepton_ref.storage import Dense
+from lepton_ref.storage import BlockQuantised, Dense
 from lepton_ref.storage.kept import Kept
 
 RIGHT = NumpyBackend()
@@ -216,6 +216,20 @@ def remembers_by_shape() -> Altered:
 
 def always_declines() -> Altered:
     return with_kernel("linear", lambda *args, **kwargs: NotImplemented, Dense, Kept)
+
+
+def inverted_high_bits() -> Altered:
+    """A kernel for Q3_K that subtracts 4 where the high bit is set, and not where it is not."""
+
+    def kernel(x: Array, w: Any, b: Array | None, *, backend: Any, precision: Any) -> Any:
+        if w.format != "Q3_K":
+            return NotImplemented
+        raw = w.raw.reshape(-1, 110).copy()
+        raw[:, :32] ^= 255
+        other = BlockQuantised(raw.reshape(w.raw.shape), format=w.block)
+        return ops.linear(x, other, b, backend=RIGHT, precision=precision)
+
+    return with_kernel("linear", kernel, BlockQuantised)
 
 
 # --- other ops --------------------------------------------------------------------------------------------------------
@@ -444,6 +458,7 @@ WRONG: Mapping[str, Wrong] = {
     "reads beyond the end of odd rows": wrong(lambda: linear_kernel(beyond_the_end), "linear"),
     "one row goes another road": wrong(lambda: linear_kernel(vector_in_float32), "batch_position"),
     "sums in order, without proof": wrong(lambda: linear_kernel(one_after_the_other), "permutations", "linear"),
+    "Q3_K's high bits the other way round": wrong(inverted_high_bits, "storage"),
     "decoded weights kept by shape": wrong(remembers_by_shape, "model"),
     "GELU by tanh where erf is meant": wrong(lambda: instead(ops.activate, tanh_for_erf), "activate"),
     "the gate is rounded before the product": wrong(gate_rounded_first, "gated"),

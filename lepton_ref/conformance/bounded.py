@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref import ops
-from lepton_ref.conformance.case import Case, stored_weight
+from lepton_ref.conformance.case import Case
+from lepton_ref.conformance.stored import stored_weight
 from lepton_ref.conformance.subjects import rope_record
 from lepton_ref.numerics import bounds
 

@@ -13,8 +13,6 @@ import numpy as np
 
 from lepton_ref.interface import Array, Backend, HostArray
 from lepton_ref.numerics import Precision, get_precision
-from lepton_ref.storage import FORMATS as BLOCK_FORMATS
-from lepton_ref.storage import BlockQuantised, Dense, Weight
 
 LAYOUTS = ("plain", "transposed", "sliced")
 """How activations lie in memory: as they are; with reversed strides; every second number of a row twice as long, NaN
@@ -113,11 +111,3 @@ def same(got: HostArray, want: HostArray) -> bool:
         return bool(np.array_equal(got, want))
     equal = (got == want) & (np.signbit(got) == np.signbit(want))
     return bool((equal | (np.isnan(got) & np.isnan(want))).all())
-
-
-def stored_weight(case: Case) -> Weight:
-    """The case's matrix as it lies in memory: input "w", option "storage"."""
-    raw, storage = case.inputs["w"], case.options["storage"]
-    if storage in BLOCK_FORMATS:
-        return BlockQuantised(raw, format=BLOCK_FORMATS[storage])
-    return Dense(raw, format=storage)

@@ -153,6 +153,13 @@ def check_pool(
     return required("pool", backend, precision=precision, seed=seed, examples=examples)
 
 
+def check_storage(
+    backend: str | Backend, *, precision: str = "reference", seed: int = 0, examples: int = EXAMPLES
+) -> Outcome:
+    """Linear layers with weights in the storage formats that `check_linear` begins without."""
+    return required("storage", backend, precision=precision, seed=seed, examples=examples)
+
+
 def check_batch_position(
     backend: str | Backend, *, precision: str = "reference", seed: int = 0, examples: int = EXAMPLES
 ) -> Outcome:
@@ -260,6 +267,7 @@ CHECKS: tuple[Check, ...] = (
     check_log_softmax_at,
     check_add,
     check_pool,
+    check_storage,
     check_batch_position,
     check_padding_side,
     check_chunked_is_whole,

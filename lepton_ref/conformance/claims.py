@@ -9,6 +9,7 @@ from lepton_ref.conformance import laws, laws_model
 from lepton_ref.conformance.claim import Claim, judge_op
 from lepton_ref.conformance.contract import CONTRACT
 from lepton_ref.conformance.draws import DRAWS
+from lepton_ref.conformance.draws_storage import draw_storage
 from lepton_ref.conformance.laws import PERMUTED, drawn_from, permutable, rope_example
 from lepton_ref.conformance.laws_scaling import CHANGES, powers_of_two, scalable
 from lepton_ref.conformance.library import draw_arguments, library
@@ -39,6 +40,7 @@ CLAIMS: Mapping[str, Claim] = MappingProxyType(
             *(Claim(name, draw, judge, kind="contract", most=12) for name, (judge, draw) in CONTRACT.items()),
             Claim("library", draw_arguments, library, kind="contract", most=6),
             *(Claim(name, draw, judge_op, kind="op") for name, draw in DRAWS.items()),
+            Claim("storage", draw_storage, judge_op, kind="op"),
             *_LAWS,
         )
     }

@@ -39,7 +39,7 @@ class Drawer:
         """A norm's weight or a bias: float32 whatever the precision."""
         return held(NUMBERS["moderate" if self.kind == "scattered" else self.kind](self.rng, shape), "fp32")
 
-    def case(self, op: str, inputs: Mapping[str, NDArray[Any]], **options: Any) -> Case:
-        """The case of these inputs."""
+    def case(self, op: str, inputs: Mapping[str, NDArray[Any]], *, what: str = "", **options: Any) -> Case:
+        """The case of these inputs; `what` is for people, like the kind of numbers."""
         layout = LAYOUTS[self.number % len(LAYOUTS)]
-        return Case(op, inputs, options, self.precision, layout, self.kind)
+        return Case(op, inputs, options, self.precision, layout, f"{self.kind}, {what}" if what else self.kind)

@@ -16,22 +16,28 @@ from numpy.typing import NDArray
 from lepton_ref.conformance.case import Case, Draw
 from lepton_ref.conformance.drawer import MOST, Drawer
 from lepton_ref.conformance.draws_attention import draw_attention
-from lepton_ref.conformance.draws_linear import draw_linear, matrix
+from lepton_ref.conformance.draws_linear import draw_linear
+from lepton_ref.conformance.draws_storage import DENSE, ORDER, RECIPES
+from lepton_ref.conformance.draws_stored import dense
 from lepton_ref.conformance.numbers import Generator, held, sizes
 from lepton_ref.plain.ops import ACTIVATIONS
 
+EMBEDDED = ("F32", "BF16", "F32", "F16", "Q8_0", "Q6_K", *ORDER[1:])
+"""How tables lie, in turn."""
+
 
 def draw_embed(rng: Generator, number: int, precision: str) -> Case:
-    """A table, some of whose rows are looked up; scales that round and that do not."""
+    """A table as it may be stored, some of whose rows are looked up; scales that round and that do not."""
     drawer = Drawer(rng, number, precision)
     b, t, v, d = sizes(rng, 4)
     ids = rng.integers(0, v, (b, t))
     scale = (1.0, float(np.float32(np.sqrt(d + 7.0))), 24.0)[number // 2 % 3]
-    storage = ("F32", "BF16", "F16", "Q8_0")[number // 4 % 4]
-    d = 32 if storage == "Q8_0" else d
-    return drawer.case(
-        "embed", {"ids": ids, "w": matrix(rng, storage, v, d, drawer.kind)}, scale=scale, storage=storage
-    )
+    place = number - number // 4  # every fourth example is of numbers of all sizes, which float32 alone holds
+    name = "F32" if number % 4 == 3 else EMBEDDED[place % len(EMBEDDED)]
+    stored = dense(name, rng, v, drawer.kind, d) if name in DENSE else RECIPES[name](rng, v, drawer.kind)
+    few = ids if name in DENSE else ids[:2, :2]  # their rows are long
+    inputs = {"ids": few % stored.shape[0], **stored.inputs}
+    return drawer.case("embed", inputs, what="" if name == "F32" else name, scale=scale, **stored.options)
 
 
 def _norm_input(drawer: Drawer, shape: tuple[int, ...]) -> NDArray[Any]:

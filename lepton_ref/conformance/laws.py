@@ -18,6 +18,7 @@ from lepton_ref.conformance.case import Case, Draw
 from lepton_ref.conformance.claim import run
 from lepton_ref.conformance.draws import DRAWS
 from lepton_ref.conformance.numbers import held
+from lepton_ref.conformance.stored import outputs
 from lepton_ref.conformance.subjects import SUBJECTS
 from lepton_ref.conformance.verdict import Verdict, equal_bits, first_wrong
 from lepton_ref.interface import Backend, HostArray
@@ -148,7 +149,7 @@ def permutable(case: Case, rng: np.random.Generator) -> Case:
     if case.op == "linear" and case.options["storage"] not in ("F32", "BF16", "F16"):
         width = case.inputs["x"].shape[-1]
         options["storage"] = "F32"
-        return case.with_({"w": held(rng.standard_normal((len(case.inputs["w"]), width)), "fp32")}, options)
+        return case.with_({"w": held(rng.standard_normal((outputs(case), width)), "fp32")}, options)
     return case.with_({}, options)
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from lepton_ref import ops
-from lepton_ref.conformance.case import Case, Given, stored_weight
+from lepton_ref.conformance.case import Case, Given
+from lepton_ref.conformance.specified import DENSE, minima, specified_rows
+from lepton_ref.conformance.stored import stored_weight
 from lepton_ref.interface import Array, HostArray
 from lepton_ref.plain import ggml, machine_dot, quantise
 from lepton_ref.plain import ops as plain
 from lepton_ref.plain.formats import round_to
-from lepton_ref.storage import DENSE_FORMATS, Weight
-from lepton_ref.storage.bits import half
 from lepton_ref.storage.encoded import as_operand
 from lepton_ref.storage.kept import Kept
 
@@ -70,9 +70,11 @@ def _embed(given: Given) -> Array:
 
 
 def _embed_values(case: Case) -> Any:
-    table = stored_weight(case).decode().astype(np.float64).tolist()
-    ids = case.inputs["ids"].tolist()
-    return [[plain.embed(token, table, scale=case.options["scale"]) for token in row] for row in ids]
+    ids, scale = case.inputs["ids"], case.options["scale"]
+    found, place = np.unique(ids, return_inverse=True)
+    table = specified_rows(case, rounded=True, rows=found.tolist())
+    places: Any = place.reshape(ids.shape).tolist()
+    return [[plain.embed(at, table, scale=scale) for at in line] for line in places]
 
 
 def _linear(given: Given) -> Array:
@@ -87,9 +89,8 @@ def _linear(given: Given) -> Array:
 
 
 def _linear_values(case: Case) -> Any:
-    how, weight = case.how, stored_weight(case)
-    matrix, bias = _matrix(weight, how.operands), _listed(case, "b")
-    rows = [quantise.activations(row, how.operands, weight.format) for row in _rows(case)]
+    how, matrix, bias = case.how, _matrix(case), _listed(case, "b")
+    rows = [quantise.activations(row, how.operands, case.options["storage"]) for row in _rows(case)]
     if how.machine is None:
         return _shaped(case, [plain.linear(row, matrix, bias) for row in rows])
     biases = [None] * len(matrix) if bias is None else bias
@@ -99,16 +100,14 @@ def _linear_values(case: Case) -> Any:
     )
 
 
-def _matrix(weight: Weight, operands: str) -> list[list[float]]:
+def _matrix(case: Case) -> list[list[float]]:
     """What a linear layer multiplies by, as rows of floats."""
-    if weight.format in DENSE_FORMATS:
-        return [quantise.weights(row, operands) for row in weight.decode().astype(np.float64).tolist()]
-    every = np.arange(weight.shape[0])
-    rows = weight.decode().astype(np.float64) if operands in ("stored", "fp8") else weight.unrounded(every)
-    matrix: list[list[float]] = rows.tolist()
-    if operands == "ggml" and ggml.BLOCKS[weight.format] == "Q8_1":
-        for row, blocks in zip(matrix, weight.blocks(every), strict=True):
-            row += [half(block.tobytes(), 2) for block in blocks]
+    operands, storage = case.how.operands, case.options["storage"]
+    if storage in DENSE:
+        return [quantise.weights(row, operands) for row in specified_rows(case, rounded=True)]
+    matrix = specified_rows(case, rounded=operands in ("stored", "fp8"))
+    if operands == "ggml" and ggml.BLOCKS[storage] == "Q8_1":
+        return [row + least for row, least in zip(matrix, minima(case), strict=True)]
     return matrix
 
 
