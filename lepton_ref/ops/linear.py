@@ -68,16 +68,24 @@ def _round_once(x: Array, w_oi: Weight, b_o: Array | None, backend: Backend, pre
     sizes = lengths(x64, backend=backend) if precision.proven else None
     parts = []
     for panel in w_oi.panels(backend=backend):
-        rows = lift(panel.rows, backend=backend)
-        value = backend.matmul(x64, xp.permute_dims(rows, (1, 0)), accumulate="float64")
-        bias = None if b_o is None else lift(b_o[panel.start : panel.stop], backend=backend)
-        if sizes is None:
-            value, bound = value if bias is None else value + bias, 0.0
-        else:
-            value, bound = _bounded(value, x64, rows, sizes, panel, bias, backend)
-        repair = LinearRepair(x64, w_oi, b_o, panel.start, backend).functions()
+        value, bound = _product(x64, panel, b_o, sizes, backend)
+        start = panel.start
+        del panel  # so that the next one is not decoded beside it
+        repair = LinearRepair(x64, w_oi, b_o, start, backend).functions()
         parts.append(round_once(value, bound, op="linear", repair=repair, backend=backend, precision=precision))
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
+
+
+def _product(
+    x: Array, panel: Panel, b_o: Array | None, sizes: Array | None, backend: Backend
+) -> tuple[Array, Array | float]:
+    """(M, I), (P, I), (O) -> (M, P) twice: the value with its bias, and its bound where sizes are given."""
+    rows = lift(panel.rows, backend=backend)
+    value = backend.matmul(x, backend.xp.permute_dims(rows, (1, 0)), accumulate="float64")
+    bias = None if b_o is None else lift(b_o[panel.start : panel.stop], backend=backend)
+    if sizes is None:
+        return value if bias is None else value + bias, 0.0
+    return _bounded(value, x, rows, sizes, panel, bias, backend)
 
 
 def _bounded(

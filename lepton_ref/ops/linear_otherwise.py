@@ -24,6 +24,7 @@ def fast(x: Array, w_oi: Weight, b_o: Array | None, backend: Backend, precision:
     for panel in w_oi.panels(backend=backend):
         part = backend.matmul(x, xp.permute_dims(panel.rows, (1, 0)), accumulate="float32")
         parts.append(part if b_o is None else part + b_o[panel.start : panel.stop])
+        del panel  # so that the next one is not decoded beside it
     y = parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
     return canonical(xp.astype(y, xp.float32, copy=False), backend=backend)
 
