@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import golden_cases
 import numpy as np
@@ -15,8 +17,13 @@ from tiny_models import load
 from wide_model import wide_gguf
 
 import lepton_ref
+from lepton_ref.compress import quantise_file as file_page
 from lepton_ref.compress import ready as page
-from lepton_ref.compress.ready import gguf_tensors
+from lepton_ref.compress.calibration import calibrate
+from lepton_ref.compress.manifest import MANIFEST
+from lepton_ref.compress.quantise_file import plan, quantise_file
+from lepton_ref.compress.ready import Ready, by_gptq, gguf_tensors
+from lepton_ref.compress.recipe import Recipe
 from lepton_ref.compress.to_gguf import to_gguf
 from lepton_ref.files import read_folder, read_gguf
 from lepton_ref.storage import FORMATS, BlockQuantised, Weight, encode
@@ -85,6 +92,91 @@ def test_bad_input_gets_one_clear_line(call: Callable[[lepton_ref.Model], object
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
         call(load(TINY / "phi3"))
     assert "\n" not in str(caught.value)
+
+
+def q8(rows: int, width: int = 256) -> BlockQuantised:
+    raw = np.zeros((rows, width // 32 * 34), dtype=np.uint8)
+    return BlockQuantised(raw, format=FORMATS["Q8_0"])
+
+
+def made(tmp_path: Path, **how: Any) -> tuple[Path, Ready]:
+    """A file's source, and its layers' matrices by GPTQ in the formats that it is to have."""
+    source = wide_gguf(tmp_path / "in.gguf", words=False)
+    seen = calibrate(lepton_ref.load(source), np.random.default_rng(0).integers(3, 50, 200).tolist(), length=50)
+    return source, by_gptq(seen, plan(source, tmp_path / "new.gguf", RECIPE, importance=None), **how)
+
+
+RECIPE = Recipe(format="Q3_K", patterns=(("*attn_v", "Q5_0"),))
+
+
+def test_what_is_ready_is_written_as_it_is(tmp_path: Path) -> None:
+    source, ready = made(tmp_path)
+    out = tmp_path / "out.gguf"
+    written = quantise_file(source, out, RECIPE, ready=ready)
+    file = read_gguf(out)
+    for name, weight in file.tensors.items():
+        if name in ready.tensors:
+            assert isinstance(weight, BlockQuantised)
+            np.testing.assert_array_equal(weight.raw, ready.tensors[name].raw)
+    assert {name: weight.format for name, weight in file.tensors.items()} == {
+        name: choice.format for name, choice in written.choices.items()
+    }
+    wrong = mutated(file_page, "if name in done or format_ ==", "if format_ ==")
+    wrong.quantise_file(source, tmp_path / "wrong.gguf", RECIPE, ready=ready)
+    name = "blk.0.ffn_up.weight"
+    wrote = read_gguf(tmp_path / "wrong.gguf").tensors[name]
+    assert isinstance(wrote, BlockQuantised)
+    assert not np.array_equal(wrote.raw, ready.tensors[name].raw)
+    plain = quantise_file(source, tmp_path / "plain.gguf", RECIPE)
+    other = read_gguf(plain.path).tensors
+    same = {name for name in other if np.array_equal(other[name].decode(), file.tensors[name].decode())}
+    assert same == set(other) - set(ready.tensors)
+
+
+def test_a_model_of_the_file_is_nearer_to_its_source_and_the_manifest_tells(tmp_path: Path) -> None:
+    source, ready = made(tmp_path)
+    fed = quantise_file(source, tmp_path / "out.gguf", RECIPE, ready=ready)
+    plain = quantise_file(source, tmp_path / "plain.gguf", RECIPE)
+    ids = [np.random.default_rng(1).integers(3, 50, 40).tolist()]
+    want = lepton_ref.load(source).forward(ids)
+    near, far = (float(np.square(lepton_ref.load(one.path).forward(ids) - want).sum()) for one in (fed, plain))
+    assert near < far
+    told = json.loads(read_gguf(fed.path).metadata[MANIFEST])
+    assert told["ready"]["method"] == "gptq"
+    assert told["ready"]["calibration"]["tokens"] == 200
+    assert told["ready"]["sequential"] is True
+    assert told["ready"]["tensors"] == sorted(ready.tensors)
+    assert "ready" not in json.loads(read_gguf(plain.path).metadata[MANIFEST])
+    again = quantise_file(source, tmp_path / "again.gguf", RECIPE, ready=made(tmp_path)[1])
+    assert again.path.read_bytes() == fed.path.read_bytes()
+
+
+def test_what_gptq_is_not_for_is_left_to_the_encoder(tmp_path: Path) -> None:
+    source, ready = made(tmp_path)
+    assert {name.split(".")[2] for name in ready.tensors} == {
+        "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"
+    }  # fmt: skip
+    assert ready.tensors["blk.0.attn_v.weight"].format == "Q5_0"
+    seen = calibrate(lepton_ref.load(source), [3, 4, 5])
+    with pytest.raises(ValueError, match="a format that GPTQ is for, but F32, IQ3_S; take Q1_0"):
+        by_gptq(seen, plan(source, tmp_path / "new.gguf", Recipe(format="IQ3_S"), importance=None))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"x.weight": q8(3)}, "'x.weight' (3, 256) is ready, but not in the source: no such tensor"),
+        ({"blk.0.attn_v.weight": q8(3)}, "(3, 256) is ready, but not in the source: it has shape (128, 256) there"),
+        ({"blk.0.attn_v.weight": q8(128)}, "is ready in Q8_0, but is to be Q5_0; quantise to what `plan` says"),
+    ],
+)
+def test_what_is_ready_for_another_file_is_refused(
+    tensors: dict[str, BlockQuantised], message: str, tmp_path: Path
+) -> None:
+    source = wide_gguf(tmp_path / "in.gguf", words=False)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        quantise_file(source, tmp_path / "out.gguf", RECIPE, ready=Ready(tensors))
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_a_family_that_gguf_does_not_know_is_refused() -> None:

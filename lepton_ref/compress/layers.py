@@ -65,7 +65,7 @@ def quantise_layers(
             what the method refuses.
     """
     program: Program = seen.model.program
-    formats = _formats(program, format, _wanted(program, only))
+    formats = _formats(program, format, {name for name in matrices(program) if only is None or only(name)})
     if method == "awq":
         return _by_awq(seen, formats, progress, **how)
     weights: dict[str, Weight] = dict(seen.model.parts.weights)
@@ -108,10 +108,10 @@ def _fitted(name: str, width: int, format: str, *, fall_back: bool) -> str:
     raise ValueError(f"{name} has rows of {width}, no whole blocks of {format}; take a format of shorter blocks")
 
 
-def _wanted(program: Program, only: Callable[[str], bool] | None) -> set[str]:
+def matrices(program: Program, /) -> set[str]:
+    """The names of the matrices that linear ops read and nothing else does: not a head that is the embedding too."""
     linear = {matrix_of(op) for op in program.ops if op.kind == "linear"}
-    others = {name for op in program.ops if op.kind != "linear" for name in op.weights.values()}
-    return {name for name in linear - others if only is None or only(name)}
+    return linear - {name for op in program.ops if op.kind != "linear" for name in op.weights.values()}
 
 
 def _apart(done: Quantised, rows: Sequence[int]) -> list[Weight]:

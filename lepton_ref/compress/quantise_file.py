@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from lepton_ref.files import write_gguf, write_safetensors
 from lepton_ref.interface import HostArray
 from lepton_ref.storage import DENSE_FORMATS, FORMATS, BlockQuantised, Dense, Weight, encode
 from lepton_ref.storage.encoders import WEIGHTED
+
+if TYPE_CHECKING:
+    from lepton_ref.compress.ready import Ready
 
 PANEL = 1 << 20
 """Elements that are encoded at a time by one thread."""
@@ -80,6 +83,7 @@ def quantise_file(
     *,
     importance: Importance | None = None,
     calibration: Mapping[str, Any] | None = None,
+    ready: Ready | None = None,
     threads: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -93,6 +97,7 @@ def quantise_file(
         recipe: which format each tensor gets.
         importance: see `Importance`; the formats that search for scales take it.
         calibration: for the manifest, what the importance was measured on: `Calibration.record()`.
+        ready: tensors that are encoded already, such as GPTQ's.
         threads: how many encode at a time.
         overwrite: whether an existing file may be replaced.
         progress: wraps the list of names while it is worked through.
@@ -113,11 +118,14 @@ def quantise_file(
     _check_importance(read, importance)
     if calibration is not None and importance is None:
         raise ValueError("a calibration's record without its importance; give both")
+    done: Mapping[str, Weight] = {} if ready is None else ready.tensors
+    if ready is not None:
+        ready.require(read.tensors, {name: choice.format for name, choice in choices.items()})
     with tempfile.TemporaryFile(dir=target.parent) as spool, ThreadPoolExecutor(threads) as pool:
         places: dict[str, tuple[int, int]] = {}
         for name in choices if progress is None else progress(list(choices)):
             weight, format_ = read.tensors[name], choices[name].format
-            if format_ == weight.format:
+            if name in done or format_ == weight.format:
                 continue
             begin = spool.tell()
             for piece in _encoded(name, weight, format_, (importance or {}).get(name), pool, threads):
@@ -127,10 +135,12 @@ def quantise_file(
         tensors = {
             name: _view(spool, *places[name], choice.format, read.tensors[name].shape)
             if name in places
-            else read.tensors[name]
+            else done.get(name, read.tensors[name])
             for name, choice in choices.items()
         }
-        text = manifest(read, recipe, tensors, importance=importance, calibration=calibration, hashing=hashing)
+        text = manifest(
+            read, recipe, tensors, importance=importance, calibration=calibration, ready=ready, hashing=hashing
+        )
         _write(target, tensors, read, recipe, text, overwrite=overwrite)
     searched = [n for n, c in choices.items() if c.format in WEIGHTED and n in places]
     return Written(
@@ -140,10 +150,10 @@ def quantise_file(
         nbytes=sum(weight.nbytes for weight in tensors.values()),
         requantised=tuple(
             name
-            for name in places
+            for name in (*places, *done)
             if read.tensors[name].format in FORMATS
             and choices[name].format not in ("F32", "F64")
-            and (read.tensors[name].format, choices[name].format) not in MAPS
+            and (name in done or (read.tensors[name].format, choices[name].format) not in MAPS)
         ),
         unweighted=() if importance is None else tuple(name for name in searched if name not in importance),
         notes=read.notes,
