@@ -76,14 +76,12 @@ def test_gguf_reads_the_same_numbers_in_every_format(files: dict[str, Path]) -> 
     for name, path in files.items():
         ours = read_gguf(path)
         try:
-            tensors = gguf.GGUFReader(path).tensors
-        except ValueError:  # a type that this version does not know
+            theirs = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
+        except (ValueError, NotImplementedError):  # a type that this version does not know, or does not decode
             unread.append(name)
             continue
-        for tensor in tensors:
-            weight = ours.tensors[tensor.name]
-            assert tensor.tensor_type.name == weight.format
-            theirs = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-            assert np.array_equal(np.asarray(theirs, dtype=np.float32).reshape(weight.shape), weight.decode())
+        for key, weight in ours.tensors.items():
+            numbers = np.asarray(theirs[key], dtype=np.float32).reshape(weight.shape)
+            assert np.array_equal(numbers, weight.decode()), f"{name}: {key}"
     sys.stdout.write(f"not read by gguf: {', '.join(unread) or 'none'}\n")
     assert set(unread) <= {"Q1_0", "Q2_0"}
