@@ -40,10 +40,12 @@ class Measured:
     Attributes:
         importance: GGUF name → (columns,) float32.
         record: what it was measured on, for the manifest; None where a file was read.
+        seen: the calibration itself, likewise.
     """
 
     importance: Mapping[str, NDArray[np.float32]]
     record: Mapping[str, Any] | None = None
+    seen: Calibration | None = None
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -96,14 +98,16 @@ def _length(args: argparse.Namespace) -> int:
     return LENGTH if args.length is None else int(args.length)
 
 
-def require_use(formats: Collection[str]) -> None:
-    """Raise ValueError where no format to be written looks at importance: measuring it would be for nothing."""
+def require_use(formats: Collection[str], *, gptq: bool = False) -> None:
+    """Raise ValueError where no format to be written looks at what is measured: measuring it would be for nothing."""
+    from lepton_ref.compress.gptq_blocks import BLOCKS
     from lepton_ref.storage.encoders import WEIGHTED
 
-    if not any(name in WEIGHTED for name in formats):
+    heeded, what = (BLOCKS, "GPTQ is for") if gptq else (tuple(sorted(WEIGHTED)), "heeds importance")
+    if not any(name in heeded for name in formats):
         raise ValueError(
-            f"no tensor becomes a format that heeds importance, but {', '.join(sorted(set(formats)))}; leave "
-            f"--calibrate out, or choose one of {', '.join(sorted(WEIGHTED))}"
+            f"no tensor becomes a format that {what}, but {', '.join(sorted(set(formats)))}; leave --calibrate out, or "
+            f"choose one of {', '.join(heeded)}"
         )
 
 
@@ -135,7 +139,7 @@ def measured(args: argparse.Namespace, model: Model | None) -> Measured | None:
     record = seen.record()
     if args.calibrate_model is not None:
         record["model"] = {"sha256": _digests(model.parts.path)}
-    return Measured(matrix.importance(), record)
+    return Measured(matrix.importance(), record, seen)
 
 
 def _digests(path: Path) -> list[str]:

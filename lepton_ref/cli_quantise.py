@@ -9,10 +9,13 @@ from typing import Any
 
 from lepton_ref.cli_calibrate import add_options as add_calibration
 from lepton_ref.cli_calibrate import measured, reader, require_options, require_use, sizes
-from lepton_ref.cli_progress import progress
+from lepton_ref.cli_progress import progress, steps
 from lepton_ref.cli_report import facts, note, records, to_json
 from lepton_ref.runtime.find import find
 from lepton_ref.storage.show import human
+
+METHODS = ("rtn", "gptq")
+"""How the codes of a file's blocks are chosen."""
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -23,6 +26,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", metavar="NAME", help="a well-known mixture, such as Q4_K_M")
     pattern = "another format for the tensors whose names match; the first that fits counts; repeatable"
     command.add_argument("--tensor", action="append", default=[], metavar="PATTERN=NAME", help=pattern)
+    command.add_argument(
+        "--method", metavar="NAME", help="rtn: each number on its own; gptq, with --calibrate: errors are made good"
+    )
     command.add_argument("--threads", type=int, default=1, metavar="N", help="how many encode at a time (default 1)")
     command.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     command.add_argument("--list", action="store_true", help="list every tensor's format, and why")
@@ -35,19 +41,30 @@ def quantise(args: argparse.Namespace) -> None:
     from lepton_ref.compress.recipe import Recipe, read_patterns
 
     require_options(args)
+    _require_method(args)
     recipe = Recipe(args.format, args.recipe, read_patterns(args.tensor))
     source = find(args.source)
     model = None if args.calibrate is None else reader(args)
     if model is not None:  # before it is run, which takes its time
         planned = plan(source, args.target, recipe, importance=sizes(model), overwrite=args.overwrite)
-        require_use([one.format for one in planned.values() if not one.why.startswith("kept")])
+        formats = [one.format for one in planned.values() if not one.why.startswith("kept")]
+        require_use(formats, gptq=args.method == "gptq")
     found_out = measured(args, model)
+    ready = None
+    if args.method == "gptq":
+        from lepton_ref.compress.ready import by_gptq
+
+        assert found_out is not None, "required with the method"
+        assert found_out.seen is not None, "a text was read"
+        with steps("gptq", wanted=not args.json) as shown:
+            ready = by_gptq(found_out.seen, planned, progress=shown)
     written = quantise_file(
         source,
         args.target,
         recipe,
         importance=None if found_out is None else found_out.importance,
         calibration=None if found_out is None else found_out.record,
+        ready=ready,
         threads=args.threads,
         overwrite=args.overwrite,
         progress=progress("quantize", wanted=not args.json),
@@ -89,3 +106,11 @@ def quantise(args: argparse.Namespace) -> None:
     facts(found, as_json=False)
     for text in notes:
         note(f"note: {text}")
+
+
+def _require_method(args: argparse.Namespace) -> None:
+    if args.method not in (None, *METHODS):
+        raise ValueError(f"unknown method {args.method!r}; known: {', '.join(METHODS)}")
+    if args.method == "gptq" and (args.calibrate is None or args.calibrate_model is not None):
+        why = "" if args.calibrate is None else ", without --calibrate-model"
+        raise ValueError(f"gptq looks at what the layers of IN are given; give a text: --calibrate TEXT_FILE{why}")
