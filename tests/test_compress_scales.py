@@ -138,6 +138,18 @@ def test_shrinking_by_hand() -> None:
     np.testing.assert_array_equal(shrink(np.array([0.0, 1.0, -1.0, 0.01]), 10.0, 1.0), [0, 0.9, -0.9, 0])
 
 
+@given(st.floats(0.1, 1000), st.floats(0.1, 1), st.integers(-60, 60))
+def test_powers_left_out_are_those_that_leave_nothing(beta: float, norm: float, ulps: int) -> None:
+    def in_full(x: Reals) -> Reals:
+        return np.sign(x) * np.maximum(np.abs(x) - power(np.abs(x), norm - 1) / beta, 0.0)
+
+    limit = beta ** (-1 / (2 - norm))
+    near = limit * (1 + ulps * 2.0 ** -np.array([52, 40, 24, 20, 16, 7]))
+    x = np.concatenate([near, -near, limit * np.array([0.25, 0.5, 2, 8])])
+    assert np.array_equal(shrink(x, beta, norm), in_full(x))
+    assert np.count_nonzero(shrink(x, beta, norm)) >= 2
+
+
 @given(seed=st.integers(0, 2**32 - 1), bits=st.integers(2, 8), whole=st.booleans())
 def test_hqq_is_no_worse_in_its_own_measure(seed: int, bits: int, whole: bool) -> None:
     w = drawn(seed)

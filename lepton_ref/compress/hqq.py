@@ -34,10 +34,14 @@ def power(x: Reals, exponent: float, /) -> Reals:
 
 
 def shrink(x: Reals, beta: float, norm: float, /) -> Reals:
-    """`(...) -> (...)` the e of least ‖e‖_p^p + β/2·(x − e)², to first order: sign(x)·max(0, |x| − |x|^(p−1)/β)."""
+    """`(...) -> (...)` the e of least ‖e‖_p^p + β/2·(x − e)², to first order: sign(x)·max(0, |x| − |x|^(p−1)/β).
+
+    Nothing is left of |x| ≤ β^(−1/(2−p)), which is most of a weight's errors: powers are taken only of what is larger,
+    or smaller by so little that a rounding of the limit could matter.
+    """
     size = np.abs(x)
     out = np.zeros_like(x)
-    some = size > 2.0**-30  # where less is left than any shrinking takes
+    some = size > max(2.0**-30, beta ** (-1 / (2 - norm)) * (1 - 2.0**-20))
     out[some] = np.maximum(size[some] - power(size[some], norm - 1) / beta, 0.0) * np.sign(x[some])
     return out
 
