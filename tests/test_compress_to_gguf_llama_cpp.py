@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import real_models
 from llama_cpp_peer import VARIABLE, Job, ask, python
 from numpy.typing import NDArray
 from tiny_models import load
 from to_gguf_cases import BUGS, CASES, ENCODERS, contents, folder_of, ids_of, write
 from tokenizer_folders import NAMES, texts, tokenizer_folder, vocabulary_gguf
 
+from lepton_ref.compress.quantise_file import quantise_file
+from lepton_ref.compress.recipe import Recipe
 from lepton_ref.text import Tokenizer
 
 pytestmark = [
@@ -96,3 +99,19 @@ def test_llama_cpp_gives_the_folder_s_ids(tmp_path: Path) -> None:
         wrong = [text for text, ids in zip(every, answer.ids, strict=True) if ours.encode(text) != ids]
         assert (wrong != []) == (name in OTHERWISE), (name, wrong[:3])
         assert [text for text in wrong if text.isascii() and text.isprintable()] == [], name
+
+
+def test_a_real_encoder_s_folder(tmp_path: Path) -> None:
+    """The folder's bits and ids here; in llama.cpp, vectors that point the same way, and the ids of ordinary text."""
+    folder = real_models.minilm()
+    quantise_file(folder, tmp_path / "mini.gguf", Recipe(format="F32"))
+    before, after = load(folder), load(tmp_path / "mini.gguf")
+    text = "Paris is the capital of France, isn't it? The quick brown fox (1 of 3) jumps."
+    ids = before.tokenizer.encode(text)
+    answer = ask([Job(tmp_path / "mini.gguf", [ids], [text], states=True)])[0]
+    assert after.tokenizer.encode(text) == answer.ids[0] == ids
+    ours, theirs = before.forward([ids])[0], answer.outputs[0]
+    np.testing.assert_array_equal(after.forward([ids])[0], ours)
+    quantise_file(folder, tmp_path / "small.gguf", Recipe(format="Q8_0"))
+    coarse = load(tmp_path / "small.gguf").forward([ids])[0]
+    assert np.abs(theirs - ours).max() < np.abs(coarse - ours).max()  # nearer than 8 bits of weights are
