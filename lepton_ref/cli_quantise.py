@@ -7,9 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lepton_ref import cli_quantise_folder
 from lepton_ref.cli_calibrate import add_options as add_calibration
 from lepton_ref.cli_calibrate import measured, reader, require_options, require_use, sizes
 from lepton_ref.cli_progress import progress, steps
+from lepton_ref.cli_quantise_folder import add_options as add_folder
 from lepton_ref.cli_report import facts, note, records, to_json
 from lepton_ref.runtime.find import find
 from lepton_ref.storage.show import human
@@ -21,22 +23,29 @@ METHODS = ("rtn", "gptq")
 def add_options(command: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     command.add_argument("source", metavar="IN", help="a .gguf or .safetensors file, a model's folder, or package:NAME")
-    command.add_argument("target", type=Path, metavar="OUT", help="a .gguf file, or .safetensors for dense formats")
+    command.add_argument(
+        "target", type=Path, metavar="OUT", help="a .gguf file, .safetensors for dense formats, or with --as a folder"
+    )
     command.add_argument("--format", metavar="NAME", help="one format for every matrix, such as Q4_K or BF16")
     command.add_argument("--recipe", metavar="NAME", help="a well-known mixture, such as Q4_K_M")
     pattern = "another format for the tensors whose names match; the first that fits counts; repeatable"
     command.add_argument("--tensor", action="append", default=[], metavar="PATTERN=NAME", help=pattern)
     command.add_argument(
-        "--method", metavar="NAME", help="rtn: each number on its own; gptq, with --calibrate: errors are made good"
-    )
+        "--method", metavar="NAME",
+        help="rtn: each number on its own; gptq, with --calibrate: errors are made good; with --as hqq and awq too",
+    )  # fmt: skip
     command.add_argument("--threads", type=int, default=1, metavar="N", help="how many encode at a time (default 1)")
     command.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
     command.add_argument("--list", action="store_true", help="list every tensor's format, and why")
     add_calibration(command)
+    add_folder(command)
 
 
 def quantise(args: argparse.Namespace) -> None:
     """Write a model in other formats."""
+    if args.folder is not None:
+        cli_quantise_folder.quantise(args)
+        return
     from lepton_ref.compress.quantise_file import plan, quantise_file
     from lepton_ref.compress.recipe import Recipe, read_patterns
 
@@ -109,6 +118,10 @@ def quantise(args: argparse.Namespace) -> None:
 
 
 def _require_method(args: argparse.Namespace) -> None:
+    if args.method not in METHODS and args.method in cli_quantise_folder.METHODS:
+        raise ValueError(
+            f"--method {args.method} makes codes that folders hold; give --as, or take {' or '.join(METHODS)}"
+        )
     if args.method not in (None, *METHODS):
         raise ValueError(f"unknown method {args.method!r}; known: {', '.join(METHODS)}")
     if args.method == "gptq" and (args.calibrate is None or args.calibrate_model is not None):
