@@ -60,9 +60,6 @@ def test_the_layout_is_the_one_written_by_hand(name: str, tmp_path: Path) -> Non
     assert set(found) == set(tensors)
     for key, value in tensors.items():
         np.testing.assert_array_equal(found[key], value.astype("<f4"), err_msg=key)
-    family = said["general.architecture"]
-    share = said[f"{family}.embedding_length"] // said[f"{family}.attention.head_count"]
-    said = {f"{family}.attention.{name}_length": share for name in ("key", "value")} | said
     for key, value in metadata.items():
         if not key.endswith("attn_factor"):  # by hand it is that of the paper
             assert said[key] == (np.float32(value) if isinstance(value, float) else value), key

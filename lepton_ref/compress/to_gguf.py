@@ -167,7 +167,6 @@ def _sizes(config: Any, tensors: Mapping[str, Weight]) -> dict[str, Any]:
         found["attention.layer_norm_epsilon"] = known[0] if known else 1e-12  # DistilBERT's, which no config changes
     if hasattr(config, "num_key_value_heads"):
         found["attention.head_count_kv"] = config.num_key_value_heads
-    width = getattr(config, "head_dim", hidden // heads)
-    if width * heads != hidden:
-        found |= {"attention.key_length": width, "attention.value_length": width}
+    if hasattr(config, "head_dim"):  # transformers has another default than an equal share for some families
+        found |= {"attention.key_length": config.head_dim, "attention.value_length": config.head_dim}
     return found

@@ -76,7 +76,7 @@ def _phi3(c: Any, fields: Reader) -> Said:
 
 
 def _gemma(c: Any, fields: Reader, *, pattern: int, layers_of_27b: int) -> Said:
-    """Windows, widths and the scale of scores, which Gemma 2 and 3 say alike."""
+    """Windows and the scale of scores, which Gemma 2 and 3 say alike."""
     window = next((window for window in c.windows if window is not None), None)
     wanted = tuple(None if (layer + 1) % pattern == 0 else window for layer in range(len(c.windows)))
     if window is None or c.windows != wanted:
@@ -86,8 +86,7 @@ def _gemma(c: Any, fields: Reader, *, pattern: int, layers_of_27b: int) -> Said:
     scalar = c.hidden_size / c.num_attention_heads if large else c.head_dim
     if c.query_pre_attn_scalar != scalar:
         raise fields.wrong("query_pre_attn_scalar", c.query_pre_attn_scalar, f"{scalar:g}, which its GGUF implies")
-    widths = {f"attention.{name}_length": c.head_dim for name in ("key", "value")}
-    return {"attention.sliding_window": window, **widths, **_cap(c, "final_logit_softcapping")}, ()
+    return {"attention.sliding_window": window, **_cap(c, "final_logit_softcapping")}, ()
 
 
 def _cap(c: Any, name: str) -> dict[str, Any]:
