@@ -170,6 +170,7 @@ def _quantize(found: Any) -> None:
         "quantize SmolLM2-135M/ SmolLM2.gguf --recipe Q4_K_M",
         'quantize in.gguf out.gguf --format Q4_K --tensor "blk.*.ffn_down=Q6_K" --imatrix seen.gguf',
         "quantize in.gguf out.gguf --recipe IQ2_M --calibrate page.txt --tokens 8192 --save-imatrix seen.gguf",
+        "quantize SmolLM2-135M/ SmolLM2-int4/ --as compressed-tensors --format int4-g64 --calibrate page.txt",
     )
     about = "write a model's file in other formats"
     command = _command(found, "quantize", cli_quantise.quantise, about, *examples, model=False)
