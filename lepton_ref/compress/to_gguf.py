@@ -104,45 +104,51 @@ def _check(form: Form, config: Any, fields: Reader) -> None:
         raise fields.wrong("attention_bias", True, f"false: a GGUF of {form.architecture} has no bias behind attention")
 
 
-def _tensors(
-    checkpoint: Checkpoint, family: Family, form: Form, config: Any, fields: Reader
-) -> tuple[dict[str, Weight], tuple[str, ...]]:
-    """The tensors, and what is left out or rounded."""
+def _heads(family: Family, form: Form, fields: Reader) -> tuple[str, str, tuple[str, ...]]:
+    """The folder's head, the file's, and what is left out."""
     heads = family.architectures
     listed = fields.raw("architectures", [])
-    head = heads.get(str(listed[0]) if isinstance(listed, list) and listed else "", "base")
-    notes: tuple[str, ...] = ()
-    wanted = "causal_lm" if "causal_lm" in heads.values() else "base"
+    named = str(listed[0]) if isinstance(listed, list) and listed else ""
+    head, wanted = heads.get(named, "base"), "causal_lm" if "causal_lm" in heads.values() else "base"
     if wanted == "causal_lm" and head != "causal_lm":
         names = " or ".join(name for name, kind in heads.items() if kind == "causal_lm")
         raise fields.wrong("architectures", listed, f"{names}: a GGUF of {form.architecture} has an output head")
     if head not in (wanted, "masked_lm"):
         raise fields.wrong("architectures", listed, "a base model: a GGUF of bert has no classifier that is read here")
-    if head == "masked_lm":
-        notes = (f"the head of {listed[0]} is left out: a GGUF of bert gives hidden states",)
-    where = str(checkpoint.path)
-    program, file = family.program(config, head), checkpoint.tensors
-    bind(program, family.names, file.tensors, others=[*file.integers, *file.refused], config=config, where=where)
-    program = family.program(config, wanted)
+    left = head != wanted
+    return head, wanted, (f"the head of {named} is left out: a GGUF of bert gives hidden states",) if left else ()
+
+
+def _tensors(
+    checkpoint: Checkpoint, family: Family, form: Form, config: Any, fields: Reader
+) -> tuple[dict[str, Weight], tuple[str, ...]]:
+    """The tensors, and what is left out or rounded."""
+    head, wanted, notes = _heads(family, form, fields)
+    file, where = checkpoint.tensors, str(checkpoint.path)
+    others = [*file.integers, *file.refused]
+    bind(family.program(config, head), family.names, file.tensors, others=others, config=config, where=where)
     gguf = GGUF_FAMILIES[form.architecture].gguf
     assert gguf is not None, "it is among the families that GGUF knows"
-    tensors = tensors_to_gguf(program, family.names, gguf.names, file.tensors, config)
+    tensors = tensors_to_gguf(family.program(config, wanted), family.names, gguf.names, file.tensors, config)
     if family.model_type == "roberta":  # the first positions, padding's among them, are those of no token
         first, table = config.pad_token_id + 1, tensors["position_embd.weight"]
         tensors["position_embd.weight"] = as_float32(RowView(table, np.arange(first, table.shape[0])))
     if form.own_head and config.tie_word_embeddings:
         tensors["output.weight"] = tensors["token_embd.weight"]
-    offset = getattr(config, "norm_offset", 0.0)
-    if offset:
-        norms = [name for name in tensors if name.endswith("norm.weight")]
-        moved = {name: as_float32(tensors[name], offset) for name in norms}
-        rounded = sum(
-            not np.array_equal(moved[name].decode().astype(float) - offset, tensors[name].decode()) for name in norms
-        )
-        tensors |= moved
-        if rounded:
-            notes = (*notes, f"1 + w is rounded to float32 in {rounded} of {len(norms)} norms, which GGUF stores so")
-    return tensors, notes
+    moved, rounded = _moved_norms(tensors, getattr(config, "norm_offset", 0.0))
+    return tensors | moved, (*notes, *rounded)
+
+
+def _moved_norms(tensors: Mapping[str, Weight], offset: float) -> tuple[dict[str, Weight], tuple[str, ...]]:
+    """Norms with what the family adds to their weights, and how many of them that rounds."""
+    if not offset:
+        return {}, ()
+    names = [name for name in tensors if name.endswith("norm.weight")]
+    moved: dict[str, Weight] = {name: as_float32(tensors[name], offset) for name in names}
+    back = (moved[name].decode().astype(np.float64) - offset for name in names)
+    rounded = sum(not np.array_equal(w, tensors[name].decode()) for name, w in zip(names, back, strict=True))
+    note = f"1 + w is rounded to float32 in {rounded} of {len(names)} norms, which GGUF stores so"
+    return moved, (note,) if rounded else ()
 
 
 def _sizes(config: Any, tensors: Mapping[str, Weight]) -> dict[str, Any]:
