@@ -45,7 +45,8 @@ def _checked(backend: object) -> Backend:
     if not isinstance(backend, Backend):
         members = ("name", "xp", "ulps", "kernels", "from_numpy", "to_numpy", "matmul", "sum")
         lacking = [member for member in members if not hasattr(backend, member)]
-        raise TypeError(f"{backend!r} is no backend: it lacks {', '.join(lacking)} (see lepton_ref.interface.Backend)")
+        shown = " ".join(repr(backend).split())
+        raise TypeError(f"{shown[:99]} is no backend: it lacks {', '.join(lacking)} (see lepton_ref.interface.Backend)")
     lacking = [name for name in XP_NAMES if not hasattr(backend.xp, name)]
     if lacking:
         raise TypeError(f"backend {backend.name!r}: its xp lacks {', '.join(lacking)}")

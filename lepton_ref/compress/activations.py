@@ -25,6 +25,7 @@ from lepton_ref.models.inputs import make_batch
 from lepton_ref.models.program import Op, Program
 from lepton_ref.numerics.philox import random_bits
 from lepton_ref.ops.base import silence
+from lepton_ref.plain.shown import shown
 from lepton_ref.storage import Weight
 
 Progress = Callable[[int, int, str], None]
@@ -81,18 +82,20 @@ def corpus(ids: Any, /, *, length: int = LENGTH, samples: int | None = None, see
             samples or the other way round.
         TypeError: ids that are not integers.
     """
-    if length < 1:
-        raise ValueError(f"sequences of length {length}; give at least 1")
-    if isinstance(ids, Sequence | np.ndarray) and len(ids) and np.ndim(ids[0]) == 1:
+    if type(length) is not int or length < 1:
+        raise ValueError(f"sequences of length {shown(length)}; give at least 1")
+    many = isinstance(ids, Sequence) or (isinstance(ids, np.ndarray) and ids.ndim > 0)
+    if many and len(ids) and np.ndim(ids[0]) == 1:
         found = [_integers(f"sequence {number}", row) for number, row in enumerate(ids)]
     else:
         flat = _integers("the calibration set", ids)
         found = [flat[at : at + length] for at in range(0, len(flat), length)]
     if (samples is None) != (seed is None):
-        raise ValueError(f"samples={samples} with seed={seed}; a drawing takes both, all sequences take neither")
+        given = f"samples={shown(samples)} with seed={shown(seed)}"
+        raise ValueError(f"{given}; a drawing takes both, all sequences take neither")
     if samples is not None and seed is not None:
-        if not 1 <= samples <= len(found):
-            raise ValueError(f"samples={samples} of {len(found)} sequences; give 1 to {len(found)}")
+        if type(samples) is not int or not 1 <= samples <= len(found):
+            raise ValueError(f"samples={shown(samples)} of {len(found)} sequences; give 1 to {len(found)}")
         drawn = random_bits(seed, np.arange(len(found), dtype=np.uint64), np.zeros(len(found), dtype=np.uint64))
         chosen = np.sort(np.argsort(drawn, kind="stable")[:samples])  # the same with every version of NumPy
         found = [found[number] for number in chosen]
@@ -140,8 +143,15 @@ def stream(
 
     Raises:
         ValueError: an id outside the vocabulary, or an input with NaN or infinity; the message names the op.
+        TypeError: what is no model or no corpus, or progress that cannot be called.
         ContextOverflowError: a sequence longer than the positions that the model has learned.
     """
+    if not (hasattr(model, "parts") and hasattr(model, "program")):
+        raise TypeError(f"model must be a lepton_ref.Model, got {shown(model)}; lepton_ref.load makes one")
+    if not isinstance(over, Corpus):
+        raise TypeError(f"what is looked at is a Corpus, got {shown(over)}; activations.corpus makes one of ids")
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must be called with (ops done, ops in all, name), got {shown(progress)}")
     used: MutableMapping[str, Weight] = dict(model.parts.weights) if weights is None else weights
     program: Program = model.program
     runs = [_run(model, row, used) for row in over.sequences]

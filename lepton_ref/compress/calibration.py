@@ -23,6 +23,7 @@ from lepton_ref.compress.to_gguf_families import FORMS
 from lepton_ref.models import FAMILIES, GGUF_FAMILIES
 from lepton_ref.models.names import NameTable, WeightsError
 from lepton_ref.models.program import Op
+from lepton_ref.plain.shown import shown
 from lepton_ref.storage import Weight
 
 Reals = NDArray[np.float64]
@@ -53,7 +54,13 @@ class Calibration:
         }
 
     def importance(self, names: Mapping[str, str] | None = None, /) -> dict[str, NDArray[np.float32]]:
-        """Weight → (I) float32, the mean of x², what `storage.encode` takes as weights; under `names` where given."""
+        """Weight → (I) float32, the mean of x², what `storage.encode` takes as weights; under `names` where given.
+
+        Raises:
+            TypeError: names that are no mapping.
+        """
+        if names is not None and not isinstance(names, Mapping):
+            raise TypeError(f"names must map names in the program to others, got {shown(names)}; gguf_names makes one")
         return {
             name if names is None else names[name]: seen.importance.astype(np.float32)
             for name, seen in self.channels.items()
@@ -65,7 +72,10 @@ class Calibration:
 
         Raises:
             ValueError: a family that GGUF does not know.
+            TypeError: a data set's name that is no word.
         """
+        if not isinstance(dataset, str):
+            raise TypeError(f"dataset is the name of what was seen, got {shown(dataset)}; give a str")
         names = gguf_names(self.model)
         entries = {
             names[name]: Entry(seen.squares[None], np.array([seen.tokens], dtype=np.int64))
@@ -108,7 +118,7 @@ def calibrate(
 
     Raises:
         ValueError: no tokens, an id outside the vocabulary, activations that are not finite.
-        TypeError: ids that are not integers.
+        TypeError: ids that are not integers, what is no model, or progress that cannot be called.
     """
     over = corpus(ids, length=length, samples=samples, seed=seed)
     found: dict[str, Channels] = {}

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.numerics.formats import round_array
+from lepton_ref.plain.shown import shown
 
 Reals = NDArray[np.float64]
 
@@ -131,7 +132,9 @@ def importance_of(given: NDArray[np.floating] | None, width: int, /) -> Reals:
     """
     if given is None:
         return np.ones(width)
-    array = np.asarray(given, dtype=np.float64)
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "fiu":
+        raise ValueError(f"importance is {shown(given)}; give a NumPy array of {width} numbers, one for each input")
+    array = given.astype(np.float64)
     if array.shape != (width,):
         raise ValueError(f"importance has shape {array.shape}; give one number for each of {width} inputs")
     if not np.isfinite(array).all() or array.min() < 0:
@@ -146,8 +149,8 @@ def fit(w: Reals, grid: Grid, /, *, how: str = "minmax", importance: Reals | Non
     Raises:
         ValueError: an unknown way, or a scale beyond its stored format.
     """
-    if how not in SCALES:
-        raise ValueError(f"unknown way to choose scales {how!r}; known: {', '.join(SCALES)}")
+    if not isinstance(how, str) or how not in SCALES:
+        raise ValueError(f"unknown way to choose scales {shown(how)}; known: {', '.join(SCALES)}")
     columns = np.ascontiguousarray(w.T)  # sums run over the first axis, one row after the other
     h = importance_of(importance, w.shape[1])[:, None]
     scale, zero = _ranged(columns, grid, 1.0)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from lepton_ref.compress.reproducible import gram, product
 from lepton_ref.compress.statistics import checked
 from lepton_ref.interface import HostArray
+from lepton_ref.plain.shown import shown
 
 Reals = NDArray[np.float64]
 
@@ -57,8 +58,8 @@ def damped(h: Reals, damp: float, /) -> Reals:
         ValueError: not a symmetric matrix of finite numbers, or damping that is negative or not finite.
     """
     require_hessian(h)
-    if not 0 <= damp < math.inf:
-        raise ValueError(f"damp={damp}; give a share of the mean of the diagonal, such as 0.01, or 0 for none")
+    if not isinstance(damp, int | float) or isinstance(damp, bool) or not 0 <= damp < math.inf:
+        raise ValueError(f"damp={shown(damp)}; give a share of the mean of the diagonal, such as 0.01, or 0 for none")
     out = h.copy()
     diagonal = np.diag(h)
     out[np.diag_indices(len(h))] = diagonal + damp * (math.fsum(diagonal.tolist()) / len(h))
@@ -66,7 +67,9 @@ def damped(h: Reals, damp: float, /) -> Reals:
 
 
 def require_hessian(h: Reals, /, *, width: int | None = None) -> None:
-    """Raise ValueError unless H is square, symmetric to the bit, finite, and of that width."""
+    """Raise ValueError unless H is float64, square, symmetric to the bit, finite, and of that width."""
+    if not isinstance(h, np.ndarray) or h.dtype != np.float64:
+        raise ValueError(f"a Hessian is a NumPy array of float64, got {shown(h)}; `hessian` makes one of activations")
     if h.ndim != 2 or h.shape[0] != h.shape[1] or h.size == 0 or (width is not None and len(h) != width):
         raise ValueError(f"a Hessian of shape {h.shape}; give ({width or 'I'}, {width or 'I'}), one for each input")
     if not np.isfinite(h).all():

@@ -32,6 +32,7 @@ from lepton_ref.files import read_gguf, write_gguf
 from lepton_ref.files.errors import FileFormatError, shown
 from lepton_ref.files.gguf_values import Cursor
 from lepton_ref.files.mapped import map_file, replacing
+from lepton_ref.plain.shown import shown as refused
 from lepton_ref.storage import Dense
 
 Reals = NDArray[np.float64]
@@ -97,12 +98,21 @@ def read_imatrix(path: str | os.PathLike[str]) -> ImportanceMatrix:
     Raises:
         FileNotFoundError: there is no such file.
         FileFormatError: whatever is wrong with it.
+        TypeError: what is no path.
     """
-    where = Path(path)
+    where = _path(path)
     data = map_file(where)
     if data[:4] == b"GGUF":
         return _from_gguf(where)
     return _from_legacy(Cursor(where, data))
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"the file of an importance matrix is named by a str or a Path, got {refused(path)}")
+    if not Path(path).name:
+        raise ValueError(f"{refused(path)} names no file; give a name that ends in .gguf or .dat")
+    return Path(path)
 
 
 def _from_gguf(path: Path) -> ImportanceMatrix:
@@ -187,8 +197,13 @@ def write_imatrix(path: str | os.PathLike[str], matrix: ImportanceMatrix, /, *, 
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
         ValueError: no entries, a count that float32 does not hold, or no chunks' size for the legacy form.
+        TypeError: what is no path or no importance matrix, or `overwrite` is no bool.
     """
-    where = Path(path)
+    where = _path(path)
+    if not isinstance(getattr(matrix, "entries", None), Mapping):
+        raise TypeError(f"an importance matrix is an ImportanceMatrix, got {refused(matrix)}; calibrate makes one")
+    if not isinstance(overwrite, bool):
+        raise TypeError(f"overwrite must be True or False, got {refused(overwrite)}")
     if not matrix.entries:
         raise ValueError("the importance matrix has no entries; calibrate first")
     entries = dict(sorted(matrix.entries.items()))

@@ -27,6 +27,7 @@ from lepton_ref.compress.gptq_blocks import BLOCKS, gptq_blocks
 from lepton_ref.compress.grid import STORED, Coded, Grid, importance_of, matrix, round_to_nearest
 from lepton_ref.compress.hqq import hqq
 from lepton_ref.interface import HostArray
+from lepton_ref.plain.shown import shown
 from lepton_ref.storage import DENSE_FORMATS, encode
 from lepton_ref.storage.encoders import ENCODERS, WEIGHTED
 
@@ -56,7 +57,13 @@ class Quantised:
 
 
 def grid_of(format: str, /) -> Grid | None:
-    """The grid that a name such as "int4-g64-sym" stands for; None where it is no such name."""
+    """The grid that a name such as "int4-g64-sym" stands for; None where it is no such name.
+
+    Raises:
+        ValueError: what is no word, or a grid that there is not.
+    """
+    if not isinstance(format, str):
+        raise ValueError(f"unknown format {shown(format)}; give a name such as 'Q4_K' or 'int4-g64'")
     found = _GRID.fullmatch(format)
     if found is None:
         return None
@@ -94,8 +101,13 @@ def quantise_weight(
     Raises:
         ValueError: an unknown format or method, a method that the format does not have or whose statistics are missing.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"unknown method {shown(method)}; known: {', '.join(METHODS)}")
+    if not isinstance(array, np.ndarray) or array.ndim == 0:
+        raise ValueError(f"a weight is a NumPy array with rows of inputs, got {shown(array)}; numpy.asarray makes one")
+    for name, flag in (("act_order", act_order), ("follow", follow)):
+        if not isinstance(flag, bool) and (flag is not None or name == "follow"):
+            raise ValueError(f"{name} is {shown(flag)}; give True or False")
     grid = grid_of(format)
     if method == "gptq" and (grid is not None or format in BLOCKS):
         if hessian is None:
@@ -134,7 +146,7 @@ def _blocks(array: HostArray, format: str, method: str, importance: NDArray[np.f
         raise ValueError(
             f"{format} has an encoder of its own and no {method}; take method='rtn'{other}, or a grid: int4-g64"
         )
+    weights = importance_of(importance, array.shape[-1]).astype(np.float32)
     if importance is not None and format in WEIGHTED:
-        weights = importance_of(importance, array.shape[-1]).astype(np.float32)
         return Quantised(format, method, raw=encode(format, array, weights=weights))
     return Quantised(format, method, raw=encode(format, array))

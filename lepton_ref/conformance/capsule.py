@@ -27,6 +27,7 @@ from lepton_ref.files.mapped import map_file, replacing
 from lepton_ref.files.npy import require_target
 from lepton_ref.interface import HostArray
 from lepton_ref.numerics import PRECISIONS
+from lepton_ref.plain.shown import shown as _shown
 
 VERSION = 1
 LARGEST = 64 << 20
@@ -75,12 +76,16 @@ class Capsule:
         Raises:
             FileExistsError: the file exists and `overwrite` is False.
             FileNotFoundError: the folder does not exist.
+            TypeError: what is no path, or `overwrite` is no bool.
         """
+        path = _path(path)
+        if not isinstance(overwrite, bool):
+            raise TypeError(f"overwrite must be True or False, got {_shown(overwrite)}")
         arrays = {f"input.{name}": array for name, array in self.case.inputs.items()}
         arrays |= {name: array for name, array in (("got", self.got), ("want", self.want)) if array is not None}
         arrays[HEADER] = np.frombuffer(json.dumps(self._header(), ensure_ascii=False).encode(), dtype=np.uint8)
-        require_target(Path(path))
-        with replacing(Path(path), overwrite=overwrite) as file:
+        require_target(path)
+        with replacing(path, overwrite=overwrite) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     def _header(self) -> dict[str, Any]:
@@ -109,8 +114,9 @@ def load_capsule(path: str | Path) -> Capsule:
     Raises:
         FileNotFoundError: there is no such file.
         FileFormatError: it is no capsule, or not a whole one.
+        TypeError: what is no path.
     """
-    path = Path(path)
+    path = _path(path)
     arrays = _arrays(path)
     if HEADER not in arrays or arrays[HEADER].dtype != np.uint8:
         raise FileFormatError(path, HEADER, "missing", "give a file that conformance wrote")
@@ -131,6 +137,12 @@ def load_capsule(path: str | Path) -> Capsule:
     numbers = {name: _field(path, header, name, int) for name in ("seed", "number")}
     versions = {str(name): str(text) for name, text in _field(path, header, "versions", dict).items()}
     return Capsule(case=example, got=arrays.get("got"), want=arrays.get("want"), versions=versions, **texts, **numbers)
+
+
+def _path(path: str | Path) -> Path:
+    if not isinstance(path, str | Path):
+        raise TypeError(f"a capsule's file is named by a str or a Path, got {_shown(path)}")
+    return Path(path)
 
 
 def _field(path: Path, record: dict[str, Any], name: str, kind: type[Any]) -> Any:

@@ -21,6 +21,7 @@ from lepton_ref.conformance.verdict import Verdict, equal_bits, within_bound
 from lepton_ref.interface import Backend, HostArray
 from lepton_ref.numerics import Precision
 from lepton_ref.plain.real import rounded
+from lepton_ref.plain.shown import shown
 
 Judge = Callable[[Case, Backend], Verdict]
 
@@ -95,7 +96,15 @@ def specified(case: Case) -> HostArray:
 
 
 def judge_op(case: Case, backend: Backend) -> Verdict:
-    """The op gives the specification's bits, or keeps its bound where the precision is not proven."""
+    """The op gives the specification's bits, or keeps its bound where the precision is not proven.
+
+    Raises:
+        TypeError: what is no case, or an object that is no backend.
+    """
+    if not isinstance(case, Case):
+        raise TypeError(f"a case is a conformance.Case, got {shown(case)}")
+    if not isinstance(backend, Backend):
+        raise TypeError(f"backend must be a Backend, got {shown(backend)}; take lepton_ref.registry.get(name)")
     given = Given(case, backend)
     got = backend.to_numpy(SUBJECTS[case.op].run(given))
     changed = given.changed()

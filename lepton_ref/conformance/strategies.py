@@ -19,9 +19,15 @@ from lepton_ref.conformance.case import LAID_OUT, Case
 from lepton_ref.conformance.draws import DRAWS
 from lepton_ref.conformance.numbers import SPECIAL, held
 from lepton_ref.numerics import get_precision
+from lepton_ref.plain.shown import shown
 
 FEW_BITS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0)
 """Numbers whose sums and means tie, cancel and vanish."""
+
+
+def _require_bool(special: object) -> None:
+    if not isinstance(special, bool):
+        raise TypeError(f"special must be True or False, got {shown(special)}")
 
 
 def numbers(*, precision: str = "reference", special: bool = True) -> Any:
@@ -33,6 +39,7 @@ def numbers(*, precision: str = "reference", special: bool = True) -> Any:
     """
     from hypothesis import strategies as st
 
+    _require_bool(special)
     form = get_precision(precision).activations
     limits: dict[str, Any] = {} if special else {"min_value": -16.0, "max_value": 16.0}
     drawn = st.floats(width=32, allow_nan=special, allow_infinity=special, **limits)
@@ -44,6 +51,8 @@ def arrays(shape: tuple[int, ...], *, precision: str = "reference", special: boo
     """An array of `numbers`, of the dtype that holds the precision's activations."""
     from hypothesis.extra import numpy as st_numpy
 
+    if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise TypeError(f"a shape is a tuple of integers from 0 up, got {shown(shape)}")
     dtype = get_precision(precision).dtype
     return st_numpy.arrays(dtype, shape, elements=numbers(precision=precision, special=special))
 
@@ -62,8 +71,9 @@ def cases(op: str, *, precision: str = "reference", special: bool = True) -> Any
     from hypothesis import strategies as st
 
     get_precision(precision)
-    if op not in DRAWS:
-        raise ValueError(f"no op named {op!r}; known: {', '.join(DRAWS)}")
+    _require_bool(special)
+    if not isinstance(op, str) or op not in DRAWS:
+        raise ValueError(f"no op named {shown(op)}; known: {', '.join(DRAWS)}")
 
     def made(seed: int, number: int) -> Case:
         return DRAWS[op](np.random.default_rng(seed), number, precision)

@@ -14,9 +14,10 @@ from lepton_ref.conformance.claims import CLAIMS
 from lepton_ref.conformance.observed import kernel_name
 from lepton_ref.conformance.outcome import Outcome
 from lepton_ref.conformance.report import Report
-from lepton_ref.conformance.trying import EXAMPLES, attempt
+from lepton_ref.conformance.trying import EXAMPLES, attempt, require_counts
 from lepton_ref.interface import Backend
 from lepton_ref.numerics import get_precision
+from lepton_ref.plain.shown import shown
 
 Work = tuple[str, str]
 """A claim's name and a precision's."""
@@ -51,13 +52,17 @@ def run(
 
     Raises:
         ValueError: a name that there is not, a negative seed, or no examples.
-        TypeError: an object that is no backend.
+        TypeError: an object that is no backend, a seed or a number of examples that is no integer, or whatever else is
+            of another kind than is said above.
     """
     tested = registry.get(backend)
     chosen = _chosen(ops)
     _require_known(declared, tested)
-    if isinstance(precisions, str) or not precisions:
-        raise ValueError(f"precisions must be a list of names, got {precisions!r}")
+    if isinstance(precisions, str) or not isinstance(precisions, Sequence) or not precisions:
+        raise ValueError(f"precisions must be a list of names, got {shown(precisions)}")
+    require_counts(seed, examples)
+    if progress is not None and not callable(progress):
+        raise TypeError(f"progress must wrap the list of work, as tqdm.tqdm does, got {shown(progress)}")
     for precision in precisions:
         get_precision(precision)
     first = precisions[0]
@@ -74,19 +79,29 @@ def run(
 def _chosen(ops: Iterable[str] | None) -> list[str]:
     if ops is None:
         return list(CLAIMS)
+    if not isinstance(ops, Iterable) or isinstance(ops, np.ndarray):
+        raise TypeError(f"ops must be names of checks, got {shown(ops)}; known: {', '.join(CLAIMS)}")
     wanted = [ops] if isinstance(ops, str) else list(ops)
-    unknown = [name for name in wanted if name not in CLAIMS]
+    unknown = [name if isinstance(name, str) else shown(name) for name in wanted if not _is_check(name)]
     if unknown or not wanted:
         raise ValueError(f"no check named {', '.join(unknown) or '(none given)'}; known: {', '.join(CLAIMS)}")
     return [name for name in CLAIMS if name in wanted]
 
 
+def _is_check(name: object) -> bool:
+    return isinstance(name, str) and name in CLAIMS
+
+
 def _require_known(declared: Mapping[str, str], backend: Backend) -> None:
+    if not isinstance(declared, Mapping):
+        raise TypeError(f"declared must map the names of checks to reasons, got {shown(declared)}")
     known = {*CLAIMS, *(f"kernel {kernel_name(key)}" for key in backend.kernels)}
     for name, reason in declared.items():
         if name not in known:
-            raise ValueError(f"{name!r} is declared, but there is no such check or kernel; known: {', '.join(known)}")
-        if not reason:
+            raise ValueError(
+                f"{shown(name)} is declared, but there is no such check or kernel; known: {', '.join(known)}"
+            )
+        if not isinstance(reason, str) or not reason:
             raise ValueError(f"{name!r} is declared without a reason; say why it cannot hold")
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from lepton_ref import registry
 from lepton_ref.conformance.capsule import Capsule, load_capsule
 from lepton_ref.conformance.case import Case
@@ -18,6 +20,7 @@ from lepton_ref.interface import Backend
 from lepton_ref.numerics import counting, get_precision
 from lepton_ref.ops.base import silence
 from lepton_ref.plain.real import UndecidedError
+from lepton_ref.plain.shown import shown
 
 EXAMPLES = 32
 """Examples of each claim where nothing else is said: each kind of number with each option, about once."""
@@ -31,6 +34,20 @@ ERRORS = (
 """What a backend's code may raise; whatever it is, it is a failure of the example and not the end of the run."""
 
 
+def require_counts(seed: int, examples: int) -> None:
+    """A seed from 0 on, and at least one example.
+
+    Raises:
+        ValueError: a smaller one.
+        TypeError: what is no integer.
+    """
+    for name, number in (("seed", seed), ("examples", examples)):
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise TypeError(f"{name} must be an integer, got {shown(number)}")
+    if seed < 0 or examples < 1:
+        raise ValueError(f"a seed is at least 0 and there is at least one example, got {seed} and {examples}")
+
+
 def attempt(
     claim: Claim, backend: str | Backend, *, precision: str = "reference", seed: int = 0, examples: int = EXAMPLES
 ) -> Outcome:
@@ -38,15 +55,16 @@ def attempt(
 
     Raises:
         ValueError: an unknown precision, a negative seed, or no examples.
-        TypeError: an object that is no backend.
+        TypeError: an object that is no backend or no claim, or a seed or a number of examples that is no integer.
     """
+    if not isinstance(claim, Claim):
+        raise TypeError(f"a claim is one of conformance.CLAIMS, got {shown(claim)}; take CLAIMS[name]")
     reason = claim.applies(get_precision(precision))
-    if seed < 0 or examples < 1:
-        raise ValueError(f"a seed is at least 0 and there is at least one example, got {seed} and {examples}")
+    require_counts(seed, examples)
     observed = Observed(registry.get(backend))
-    shown = "" if claim.kind == "contract" else precision
+    under = "" if claim.kind == "contract" else precision
     if reason is not None:
-        return Outcome(claim.name, shown, skipped=reason)
+        return Outcome(claim.name, under, skipped=reason)
     started, elements, tried = time.perf_counter(), 0, 0
     failures: list[Failure] = []
     with counting() as counts:
@@ -60,7 +78,7 @@ def attempt(
     kernels = {name: (use.ran, use.declined) for name, use in observed.uses.items() if use.asked}
     total = counts.total
     return Outcome(
-        claim.name, shown, tried, elements, total.elements, total.ambiguous, kernels, tuple(failures),
+        claim.name, under, tried, elements, total.elements, total.ambiguous, kernels, tuple(failures),
         time.perf_counter() - started,
     )  # fmt: skip
 
@@ -107,7 +125,10 @@ def replay(capsule: Capsule | str | Path, backend: str | Backend) -> Verdict:
     Raises:
         ValueError: a claim that this version does not know, or an example that is not whole.
         FileFormatError: the file is no capsule.
+        TypeError: neither a capsule nor a path, or an object that is no backend.
     """
+    if not isinstance(capsule, Capsule | str | Path):
+        raise TypeError(f"a capsule is a Capsule or the path of its file, got {shown(capsule)}")
     found = capsule if isinstance(capsule, Capsule) else load_capsule(capsule)
     if found.check not in CLAIMS:
         raise ValueError(f"the capsule is of {found.check!r}, which this version does not check: {', '.join(CLAIMS)}")

@@ -28,6 +28,7 @@ from lepton_ref.plain.formats import (
     round_to,
     turns_back,
 )
+from lepton_ref.plain.shown import shown
 
 __all__ = ["decode_array", "encode_array", "round_array"]
 
@@ -64,12 +65,14 @@ def round_array(
         bits: uint64 of x's shape, for "stochastic" alone: the chance of an element is bits · 2⁻⁶⁴.
 
     Raises:
-        TypeError: x or low is not float64, or bits not uint64.
+        TypeError: x or low is not float64, bits not uint64, or saturate no bool.
         ValueError: another shape of low or bits; an unknown format or mode; bits that are missing or unasked for; NaN
             where the format has none.
     """
     f = get_format(format)
     _check(x, low, bits, mode)
+    if not isinstance(saturate, bool | np.bool_):
+        raise TypeError(f"saturate is {shown(saturate)}; give True or False")
     flat = np.ascontiguousarray(x).reshape(-1)
     lows = None if low is None else np.ascontiguousarray(low).reshape(-1)
     words = None if bits is None else np.ascontiguousarray(bits).reshape(-1)
@@ -83,12 +86,12 @@ def round_array(
 
 
 def _check(x: Floats, low: Floats | None, bits: Bits | None, mode: str) -> None:
-    if mode not in MODES:
-        raise ValueError(f"unknown rounding mode {mode!r}; known: {', '.join(MODES)}")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(f"unknown rounding mode {shown(mode)}; known: {', '.join(MODES)}")
     if (mode == "stochastic") != (bits is not None):
-        raise ValueError(f"mode {mode!r} with bits={bits}; bits belong to 'stochastic', which needs them")
+        raise ValueError(f"mode {mode!r} with bits={shown(bits)}; bits belong to 'stochastic', which needs them")
     for name, array, dtype in (("x", x, "float64"), ("low", low, "float64"), ("bits", bits, "uint64")):
-        if array is None:
+        if array is None and name != "x":
             continue
         if not isinstance(array, np.ndarray) or array.dtype != dtype:
             raise TypeError(f"{name} is {getattr(array, 'dtype', type(array).__name__)}; give a NumPy array of {dtype}")

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.plain.philox import MULTIPLIERS, ROUNDS, WEYL, WORD
+from lepton_ref.plain.shown import shown
 
 Words = NDArray[np.uint64]
 
@@ -22,7 +23,7 @@ def random_bits(seed: int, features: Words, steps: Words, /) -> Words:
         ValueError: a seed that is no integer of 64 bits.
     """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed {seed!r}; give an integer of 0 … 2⁶⁴ − 1")
+        raise ValueError(f"seed {shown(seed)}; give an integer of 0 … 2⁶⁴ − 1")
     features, steps = np.broadcast_arrays(features, steps)
     left, right = seed & WORD, seed >> 32
     a, b, c, d = steps & _WORD, steps >> _HALF, features & _WORD, features >> _HALF

@@ -11,6 +11,7 @@ import numpy as np
 
 from lepton_ref.numerics.cast import ACTIVATIONS
 from lepton_ref.numerics.machines import MACHINES, Machine
+from lepton_ref.plain.shown import shown
 
 OPERANDS = ("stored", "w8a8", "w4a8", "fp8", "ggml")
 """What a linear layer multiplies; see `Precision`."""
@@ -140,5 +141,5 @@ def get_precision(precision: str | Precision, /) -> Precision:
     if isinstance(precision, Precision):
         return precision
     if not isinstance(precision, str) or precision not in PRECISIONS:
-        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+        raise ValueError(f"unknown precision {shown(precision)}; known: {', '.join(PRECISIONS)}")
     return PRECISIONS[precision]

@@ -14,6 +14,8 @@ from fractions import Fraction
 from itertools import pairwise
 from types import MappingProxyType
 
+from lepton_ref.plain.shown import shown
+
 
 @dataclass(frozen=True)
 class FloatFormat:
@@ -216,7 +218,7 @@ def get_format(format: str | Format, /) -> Format:
     if isinstance(format, FloatFormat | IntFormat | CodebookFormat):
         return format
     if not isinstance(format, str) or format not in FORMATS:
-        raise ValueError(f"unknown number format {format!r}; known: {', '.join(FORMATS)}")
+        raise ValueError(f"unknown number format {shown(format)}; known: {', '.join(FORMATS)}")
     return FORMATS[format]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.interface import HostArray
+from lepton_ref.plain.shown import shown
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockFormat, BlockQuantised
 from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
@@ -41,11 +42,20 @@ def encode(name: str, array: HostArray, /, *, weights: HostArray | None = None) 
 
     Raises:
         ValueError: an unknown format, rows that are not whole blocks, numbers that are not finite or not float32's,
-            weights that are negative or not finite.
+            weights that are negative, not finite, or for a format that takes none.
+        TypeError: what is no NumPy array.
     """
-    from lepton_ref.storage.encoders import encode_blocks, encode_dense
+    from lepton_ref.storage.encoders import ENCODERS, encode_blocks, encode_dense
 
+    if not isinstance(name, str) or name not in {*DENSE_FORMATS, *ENCODERS}:
+        known = ", ".join([*DENSE_FORMATS, *ENCODERS])
+        raise ValueError(f"there is no encoder of {shown(name)}; known: {known}")
+    for what, given in (("the array", array), ("weights", weights)):
+        if not isinstance(given, np.ndarray) and (given is not None or what == "the array"):
+            raise TypeError(f"{what} must be a NumPy array, got {shown(given)}; numpy.asarray makes one")
     if name in DENSE_FORMATS:
+        if weights is not None:
+            raise ValueError(f"{name} rounds each number by itself and takes no weights; leave them out")
         return encode_dense(name, array)
     return encode_blocks(name, array, weights)
 
@@ -62,11 +72,14 @@ def decode(name: str, raw: NDArray[np.uint8]) -> HostArray:
 
     Raises:
         ValueError: an unknown format, or bytes that are not uint8 or not whole.
+        TypeError: what is no NumPy array.
     """
-    if name in FORMATS:
+    if not isinstance(raw, np.ndarray):
+        raise TypeError(f"raw bytes are a NumPy array of uint8, got {shown(raw)}; numpy.frombuffer makes one")
+    if isinstance(name, str) and name in FORMATS:
         return FORMATS[name].values(raw)
-    if name not in DENSE_FORMATS:
-        raise ValueError(f"unknown storage format {name!r}; known: {', '.join([*DENSE_FORMATS, *FORMATS])}")
+    if not isinstance(name, str) or name not in DENSE_FORMATS:
+        raise ValueError(f"unknown storage format {shown(name)}; known: {', '.join([*DENSE_FORMATS, *FORMATS])}")
     dtype = DENSE_FORMATS[name]
     if raw.dtype != np.uint8 or raw.ndim == 0 or raw.shape[-1] % dtype.itemsize:
         raise ValueError(f"{name} takes uint8 rows of whole {dtype.itemsize}-byte numbers, got {raw.dtype} {raw.shape}")

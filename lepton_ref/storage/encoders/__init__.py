@@ -71,8 +71,8 @@ def encode_dense(name: str, array: HostArray) -> NDArray[np.uint8]:
     Raises:
         ValueError: not an array of floats, or no axis.
     """
-    if array.ndim == 0 or array.dtype.kind != "f":
-        raise ValueError(f"{name} encodes an array of floats, got {array.dtype} {array.shape}")
+    if array.ndim == 0 or array.dtype.kind != "f" or array.dtype.itemsize > 8:  # longer ones would round twice
+        raise ValueError(f"{name} encodes an array of float16, 32 or 64, got {array.dtype} {array.shape}")
     dtype = DENSE_FORMATS[name]
     with np.errstate(all="ignore"):
         if name == "BF16":
