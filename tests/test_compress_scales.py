@@ -254,6 +254,29 @@ def test_awq_finds_what_computing_every_loss_finds(seed: int, how: str) -> None:
     assert finds_the_same(awq_page, seed, how)
 
 
+def by_importance(page: ModuleType, seed: int) -> bool:
+    """Without a Hessian: the least Σ h·δ², every scale in full."""
+    (w, h), grid = layer(seed), Grid(3, 8)
+    known = np.diag(h).copy()
+    best, found = math.inf, np.ones(len(known))
+    for s in (powers(known, step / 20) for step in range(21)):
+        delta = w - round_to_nearest(w * s, grid, importance=known / s**2).decode() / s
+        loss = math.fsum((delta * delta * known).ravel().tolist())
+        if loss < best:
+            best, found = loss, s
+    return np.array_equal(page.search_scales([w], grid, importance=known), found)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_awq_by_importance_alone_finds_what_computing_every_loss_finds(seed: int) -> None:
+    assert by_importance(awq_page, seed)
+
+
+def test_a_search_that_searches_nothing_is_seen() -> None:
+    wrong = mutated(awq_page, "return tried[losses.index(min(losses))]", "return tried[0]")
+    assert not any(by_importance(wrong, seed) for seed in range(4))
+
+
 def takes_the_first_of_equals(page: ModuleType) -> bool:
     """Of a weight that every scale stores as it is."""
     return np.array_equal(page.search_scales([np.zeros((2, 16))], Grid(3, 8), hessian=layer(0)[1]), np.ones(16))
