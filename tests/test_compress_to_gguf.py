@@ -159,6 +159,8 @@ def test_exact_norms_need_no_note(tmp_path: Path) -> None:
 
 SCALED: dict[str, Any] = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, but must be at most 21, the number of"),
+    ("llama", {"num_key_value_heads": 3}, "config.json: num_attention_heads is 4, but must be a multiple of"),
     ("opt", {}, "model_type is 'opt', but must be one of llama, mistral, "),
     ("llama", {"hidden_act": "gelu"}, "hidden_act is 'gelu', but must be 'silu', which a GGUF of llama implies"),
     ("gemma2", {"hidden_activation": "silu"}, "hidden_activation is 'silu', but must be 'gelu_tanh'"),

@@ -20,10 +20,9 @@ from tiny_models import BACKEND, GONE, Stored, changed, config_of, f32, llama_gg
 
 import lepton_ref
 from lepton_ref.files import FileFormatError
-from lepton_ref.models import reader
+from lepton_ref.models import plausible, reader
 from lepton_ref.models.names import WeightsError
 from lepton_ref.models.reader import ConfigError, Reader
-from lepton_ref.runtime import plausible
 from lepton_ref.storage import Dense
 
 ERRORS = (ConfigError, WeightsError, FileFormatError)

@@ -26,6 +26,7 @@ from lepton_ref.compress.tokenizer_to_gguf import NO_WORDS, tokenizer_metadata
 from lepton_ref.files import Checkpoint
 from lepton_ref.models import FAMILIES, GGUF_FAMILIES, Family
 from lepton_ref.models.names import bind
+from lepton_ref.models.plausible import naming, require_plausible
 from lepton_ref.models.reader import Reader
 from lepton_ref.storage import RowView, Weight
 
@@ -63,7 +64,9 @@ def to_gguf(checkpoint: Checkpoint, /) -> Converted:
     if packed.fields:
         raise packed.wrong("quant_method", packed.raw("quant_method", None), "absent: decode the model first")
     family, form = FAMILIES[kind], FORMS[kind]
-    config = family.read(fields)
+    require_plausible(fields, checkpoint.tensors.tensors)
+    with naming(fields.where):
+        config = family.read(fields)
     _check(form, config, fields)
     said, notes = form.say(config, fields)
     tensors, left = _tensors(checkpoint, family, form, config, fields)

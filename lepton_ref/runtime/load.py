@@ -13,6 +13,7 @@ from lepton_ref.interface import Backend
 from lepton_ref.models import FAMILIES, GGUF_FAMILIES, Family
 from lepton_ref.models.names import bind
 from lepton_ref.models.packed import group
+from lepton_ref.models.plausible import naming, require_plausible
 from lepton_ref.models.reader import Reader
 from lepton_ref.numerics import Precision, get_precision
 from lepton_ref.runtime.find import as_path, find
@@ -20,7 +21,6 @@ from lepton_ref.runtime.memory import keep
 from lepton_ref.runtime.model import Model
 from lepton_ref.runtime.operands import kept_dtype, operands
 from lepton_ref.runtime.parts import Parts
-from lepton_ref.runtime.plausible import naming, require_plausible
 
 
 def load(
