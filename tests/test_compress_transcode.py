@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,26 @@ def test_a_certificate_by_hand() -> None:
     assert certificate.bound is not None
     assert 0.5 < certificate.bound < 0.5625
     assert str(certificate).startswith("F32 → Q8_0: |Δ| ≤ 0.5 measured, proven ≤ 0.56")
+
+
+def is_reached(module: ModuleType, target: str, digits: int) -> bool:
+    """Of a tie at the foot of a binade, 1 + u, and of one among subnormals the error is the bound, or (1 + u) below."""
+    u, least = 2.0**-digits, {"F16": 2.0**-25, "BF16": 2.0**-134}[target]
+    found = [
+        module.transcode("F32", target, encode("F32", np.array([[x, 0.0]], np.float32)))[1] for x in (1 + u, least)
+    ]
+    return [one.bound for one in found] == [(1 + u) * u, least] and [one.largest for one in found] == [
+        math.nextafter(u, 1),
+        math.nextafter(least, 1),
+    ]
+
+
+@pytest.mark.parametrize(("target", "digits"), [("F16", 11), ("BF16", 8)])
+def test_the_bound_of_rounding_is_reached(target: str, digits: int) -> None:
+    assert is_reached(page, target, digits)
+    power = f"2.0**-{digits}, 2.0**-{25 if target == 'F16' else 134})"
+    wrong = mutated(page, f"max(amax * {power}", "float('inf')")
+    assert not is_reached(wrong, target, digits)
 
 
 # --- bad input and planted mistakes -----------------------------------------------------------------------------------
