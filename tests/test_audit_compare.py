@@ -55,6 +55,26 @@ def test_weights_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     check_literals()
 
 
+def check_panels(page: Any = page) -> None:
+    """What is largest, and what is not finite, in the first panel of two."""
+    (one,) = page.compare_weights({"a": f32([3, 4], [0, 1])}, {"a": f32([np.nan, 0], [0, 0])})
+    assert (one.elements, one.largest, one.odd) == (4, 4, 1)
+
+
+def test_panels_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "PANEL", 2)
+    check_panels()
+    for text, bug in (
+        ("self.largest = max(self.largest, float(", "self.largest = max(0.0, float("),
+        ("self.odd += int(", "self.odd = int("),
+        ("self.elements += x.size", "self.elements = x.size"),
+    ):
+        wrong: Any = mutated(page, text, bug)
+        wrong.PANEL = 2
+        with pytest.raises(AssertionError):
+            check_panels(wrong)
+
+
 def test_numbers_that_are_not_finite_are_counted_apart() -> None:
     (one,) = compare_weights({"a": f32([np.nan, np.inf, 1, np.inf])}, {"a": f32([np.nan, np.inf, np.nan, -np.inf])})
     assert (one.odd, one.largest, one.rms) == (2, 0, 0)
