@@ -2,7 +2,8 @@
 
 The original is SmolLM2-135M-Instruct as its file holds it, Q4_1, decoded: what is measured is what another format adds.
 
-file     a whole file by `compress.quantise_file`, with and without the importance that calibration tokens give
+file     a whole file by `compress.quantise_file`, with and without the importance that calibration tokens give, and
+         with the layers' codes by GPTQ
 layers   the matrices of the layers in the format itself, also where their rows of 576 are no whole blocks of 256: they
          are encoded with zeros behind each row, whose importance is 0, and decoded without; all else stays as shipped
 grid     the matrices that linear layers alone read, by `compress.quantise_layers`
@@ -31,7 +32,8 @@ import lepton_ref
 from lepton_ref.audit.logits import compare_logits
 from lepton_ref.compress.calibration import Calibration, calibrate, gguf_names
 from lepton_ref.compress.layers import quantise_layers
-from lepton_ref.compress.quantise_file import quantise_file
+from lepton_ref.compress.quantise_file import plan, quantise_file
+from lepton_ref.compress.ready import by_gptq
 from lepton_ref.compress.recipe import Recipe
 from lepton_ref.interface import HostArray
 from lepton_ref.runtime.find import find
@@ -94,13 +96,17 @@ class Measure:
         bits = 8 * sum(w.nbytes for w in weights) / sum(prod(w.shape) for w in weights)
         return {"bits": bits, "share": 1.0, "seconds": 0.0} | self._both(self.path, self.original)
 
-    def file(self, recipe: Recipe, own: str, *, weighted: bool) -> Row:
-        """A file in the recipe's formats, run by both."""
+    def file(self, recipe: Recipe, own: str, *, how: str) -> Row:
+        """A file in the recipe's formats, run by both; under "gptq" the layers' codes are GPTQ's."""
+        weighted = how in ("imatrix", "gptq")
         importance = self.seen.importance(gguf_names(self.model)) if weighted else None
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "model.gguf"
             started = time.perf_counter()
-            written = quantise_file(self.path, out, recipe, importance=importance, threads=2)
+            ready = None
+            if how == "gptq":
+                ready = by_gptq(self.seen, plan(self.path, out, recipe, importance=importance))
+            written = quantise_file(self.path, out, recipe, importance=importance, ready=ready, threads=2)
             seconds = time.perf_counter() - started
             model = lepton_ref.load(out)
             in_it = sum(prod(w.shape) for w in model.parts.weights.values() if w.format == own)
@@ -109,7 +115,7 @@ class Measure:
                 "share": in_it / written.elements,
                 "seconds": round(seconds, 1),
             } | self._both(out, self.logits(model))
-        if own in FORMATS and recipe.mixture is None:
+        if own in FORMATS and recipe.mixture is None and how != "gptq":
             found["layers"] = self.padded(own, weighted=weighted)
         return found
 

@@ -30,6 +30,8 @@ PAGE = ROOT / "docs" / "formats-measured.md"
 GRIDS = ("int8-g64", "int4-g64", "int3-g64", "int2-g64")
 METHODS = ("rtn", "gptq", "awq", "hqq")
 MIXED = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "IQ2_M", "IQ3_M")
+FED_BACK = ("Q5_0", "Q4_0", "Q4_1", "Q4_K", "IQ4_NL", "Q4_K_M")
+"""Formats that are measured with GPTQ's codes too."""
 OF_ACTIVATIONS = ("Q8_1", "Q8_K")
 HEAD = """# Formats, measured
 
@@ -44,10 +46,12 @@ format that holds Q4_1's values adds nothing.
 - **llama.cpp** runs the same file, flash attention and cache as it chooses; its KL is from the same original.
 - **in it** is the share of the file's numbers that are in the format itself. Rows that are no whole blocks of a format
   get the fallback that llama.cpp gives them: most of this model's rows have 576 numbers, which are not blocks of 256.
-- **KL, layers in it** is that of the layers' matrices in the format itself, rows filled up with zeros for the encoder,
-  and all else as shipped.
+- **KL, layers in it** is that of the layers' matrices encoded in the format itself, rows filled up with zeros where
+  they are no whole blocks, and all else as shipped. In files, Q4_1 becomes Q5_1 without encoding: see
+  `lepton_ref.compress.transcode`.
 - **how**: `search` for scales, `nearest` where there is nothing to search for, `imatrix` with the importance of each
-  column as the calibration tokens give it.
+  column as the calibration tokens give it, `gptq` with each layer's codes chosen one column after the other, the error
+  fed back into those that follow.
 
 """
 
@@ -60,8 +64,11 @@ def wanted() -> list[tuple[str, str]]:
             found.append((name, "search" if name in WEIGHTED else "nearest"))
             if name in WEIGHTED:
                 found.append((name, "imatrix"))
-    mixed = [name for name in MIXED if name in MIXTURES]
-    return found + [(f"{name} (mixture)", how) for name in mixed for how in ("search", "imatrix")]
+            if name in FED_BACK:
+                found.append((name, "gptq"))
+    for name in MIXED:
+        found += [(f"{name} (mixture)", how) for how in ("search", "imatrix", "gptq")[: 2 + (name in FED_BACK)]]
+    return found
 
 
 def grids() -> list[tuple[str, str]]:
@@ -89,9 +96,9 @@ def measure(only: list[str], llama_cpp: str | None) -> None:
             row = here.grid(name, method)
         elif name.endswith(" (mixture)"):
             mixture = name.removesuffix(" (mixture)")
-            row = here.file(Recipe(mixture=mixture), MIXTURES[mixture].base, weighted=method == "imatrix")
+            row = here.file(Recipe(mixture=mixture), MIXTURES[mixture].base, how=method)
         else:
-            row = here.file(Recipe(format=name), name, weighted=method == "imatrix")
+            row = here.file(Recipe(format=name), name, how=method)
         record = {"model": MODEL, "calibration": CALIBRATION, "evaluation": EVALUATION, "rows": recorded() | {key: row}}
         beside = RECORD.with_suffix(f".{os.getpid()}")
         beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
