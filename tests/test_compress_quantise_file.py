@@ -360,3 +360,11 @@ def test_a_mistaken_writer_is_found(text: str, bug: str, source: Path, tmp_path:
     wrong = mutated(page, text, bug)
     with pytest.raises((AssertionError, KeyError, ValueError)):
         check_written(source, tmp_path / "out.gguf", wrong.quantise_file)
+
+
+@pytest.mark.parametrize("format_", ["F64", "Q8_1", "Q8_K"])
+def test_weights_at_which_llama_cpp_stops_are_told(format_: str, tmp_path: Path) -> None:
+    source = wide_gguf(tmp_path / "a.gguf")
+    told = quantise_file(source, tmp_path / "b.gguf", Recipe(format=format_)).notes
+    assert told == (f"llama.cpp stops at weights in {format_}; this package runs them",)
+    assert quantise_file(source, tmp_path / "c.gguf", Recipe(format="Q8_0")).notes == ()

@@ -156,9 +156,14 @@ def quantise_file(
             and (name in done or (read.tensors[name].format, choices[name].format) not in MAPS)
         ),
         unweighted=() if importance is None else tuple(name for name in searched if name not in importance),
-        notes=read.notes,
+        notes=(*read.notes, *_not_run(choices)),
         starved=tuple(name for name in starved(choices, recipe, importance or ()) if name in places),
     )
+
+
+def _not_run(choices: Mapping[str, Choice]) -> list[str]:
+    found = sorted({choice.format for choice in choices.values()} & {"F64", "Q8_1", "Q8_K"})
+    return [f"llama.cpp stops at weights in {', '.join(found)}; this package runs them"] if found else []
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
