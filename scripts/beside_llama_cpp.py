@@ -146,11 +146,34 @@ def log_softmax(logits: HostArray) -> NDArray[np.float64]:
     return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
-def spread(kl: Mapping[str, float]) -> tuple[float, float]:
+def spread(kl: Mapping[str, float], *, without: str = "") -> tuple[float, float]:
     """(largest KL between two runs of llama.cpp, largest between one of them and `ggml`, either way)."""
-    theirs = [value for pair, value in kl.items() if pair.count("llama.cpp,") == 2]
-    ours = [value for pair, value in kl.items() if "llama.cpp," in pair and "`ggml`" in pair]
+    kept = {pair: value for pair, value in kl.items() if without == "" or without not in pair.split(" | ")}
+    theirs = [value for pair, value in kept.items() if pair.count("llama.cpp,") == 2]
+    ours = [value for pair, value in kept.items() if "llama.cpp," in pair and "`ggml`" in pair]
     return max(theirs), max(ours)
+
+
+def farthest(kl: Mapping[str, float]) -> str:
+    """The run of llama.cpp without which its runs are nearest to one another."""
+    runs = sorted({run for pair in kl for run in pair.split(" | ") if run.startswith("llama.cpp,")})
+    return min(runs, key=lambda run: spread(kl, without=run)[0])
+
+
+def verdict(found: Mapping[str, Any]) -> str:
+    """Whether `ggml` is as near to llama.cpp's runs as these are to one another, by every measure."""
+    alone = farthest(found["kl"])
+    lines = [
+        "\nThe largest KL between two runs of llama.cpp, and between one of them and `ggml`. The run that is farthest "
+        f"from the others is {alone.removeprefix('llama.cpp, ')}.\n\n"
+        "| | llama.cpp | `ggml` | `ggml` is |\n|---|---:|---:|---|\n"
+    ]
+    for what, key in (("mean over positions", "kl"), ("median", "median_kl")):
+        for which, without in ((what, ""), (f"{what}, without that run", alone)):
+            theirs, ours = spread(found[key], without=without)
+            told = "within its spread" if ours <= theirs else "outside"
+            lines.append(f"| {which} | {theirs:.2e} | {ours:.2e} | {told} |\n")
+    return "".join(lines)
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -173,14 +196,7 @@ def page(record: Mapping[str, Any]) -> str:
                 f"| {run} | {_with(kl, '.1e')} | {row['agreement']:.1%} | {_with(ppl, '.2f')} | "
                 f"{_with(ratio, '.4f')} | {to_ggml:.1e} |\n"
             )
-        theirs, ours = spread(found["kl"])
-        holds = "within" if ours <= theirs else "NOT within"
-        medians = spread(found["median_kl"])
-        parts.append(
-            f"\nBetween two runs of llama.cpp the largest KL is {theirs:.2e}; between one of them and `ggml` it is "
-            f"{ours:.2e}, {holds} llama.cpp's own spread. Of medians over the positions, in place of means, the "
-            f"largest are {medians[0]:.2e} and {medians[1]:.2e}.\n"
-        )
+        parts.append(verdict(found))
         parts.append("\n")
     said = "".join(f"- {build}: {one['build']}\n" for build, one in record["builds"].items())
     return "".join(parts) + "## The builds\n\nAs they describe themselves:\n\n" + said
