@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import decimal
 import json
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from lepton_ref.models import FAMILIES, GGUF_FAMILIES
 from lepton_ref.models.names import WeightsError
 from lepton_ref.models.reader import ConfigError
 from lepton_ref.ops import Rope, attention_factor, frequencies
+from lepton_ref.plain.formats import round_to
 
 DECODERS = tuple(name for name in CASES if name not in ENCODERS)
 
@@ -122,7 +127,35 @@ def test_llama3_s_divisors_by_hand() -> None:
     """M = 8, low 1, high 4, θ = 16, R = 4: λ = 2π and 8π, between 2 and 8 and above 8."""
     rope = Rope(theta=16.0, width=4, kind="llama3", factor=2.0, original_length=8)
     smooth = (8 / (2 * np.pi) - 1) / 3
-    np.testing.assert_allclose(to_gguf_rope.llama3_divisors(rope), [1 / ((1 - smooth) / 2 + smooth), 2.0], rtol=2**-50)
+    found = to_gguf_rope.llama3_divisors(rope)
+    assert found.dtype == np.float32
+    assert found.tolist() == [float(np.float32(1 / ((1 - smooth) / 2 + smooth))), 2.0]
+
+
+def llama3_divisor(rope: Rope, pair: int) -> float:
+    """By 60 digits of the decimal module."""
+    with decimal.localcontext(prec=60):
+        turns = Decimal("3.14159265358979323846264338327950288419716939937510582097494") * 2
+        wavelength = turns * (Decimal(rope.theta).ln() * (2 * pair) / rope.width).exp()
+        low, high, factor = (Decimal(x) for x in (rope.low_freq_factor, rope.high_freq_factor, rope.factor))
+        smooth = min(max((rope.original_length / wavelength - low) / (high - low), Decimal(0)), Decimal(1))
+        return round_to(Fraction(1 / ((1 - smooth) / factor + smooth)), "fp32")
+
+
+def test_llama3_s_divisors_are_rounded_once() -> None:
+    """The pages of Llama 3.1 and 3.2, and θ, factors and bounds between which every pair lies."""
+    published = Rope(500000.0, 128, "llama3", factor=8.0, original_length=8192)
+    for rope in (
+        published, replace(published, width=64, factor=32.0), replace(published, low_freq_factor=1e-6, factor=3.7),
+    ):  # fmt: skip
+        want = [llama3_divisor(rope, pair) for pair in range(rope.width // 2)]
+        assert to_gguf_rope.llama3_divisors(rope).tolist() == want
+
+
+def test_divisors_that_are_rounded_otherwise_are_found() -> None:
+    rope = Rope(500000.0, 128, "llama3", factor=3.7, original_length=8192, low_freq_factor=1e-6)
+    wrong = mutated(to_gguf_rope, '.round("fp32")', '.round("fp32", mode="zero")')
+    assert wrong.llama3_divisors(rope).tolist() != [llama3_divisor(rope, pair) for pair in range(64)]
 
 
 # --- what is told ----------------------------------------------------------------------------------------------------
@@ -244,8 +277,28 @@ def test_damaged_steps_are_refused(text: str, tmp_path: Path) -> None:
         to_gguf(read_folder(folder))
 
 
-def test_steps_stay_in_the_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["../other", "a/../../other", "/etc", "a\\..\\..\\other", "C:\\other", "\\other"])
+def test_steps_stay_in_the_folder(path: str, tmp_path: Path) -> None:
     folder = folder_of("bert", tmp_path)
-    (folder / "modules.json").write_text('[{"type": "a.Pooling", "path": "../other"}]', encoding="utf-8")
-    with pytest.raises(ValueError, match=r"path '\.\./other' leaves the folder"):
+    (folder / "modules.json").write_text(json.dumps([{"type": "a.Pooling", "path": path}]), encoding="utf-8")
+    with pytest.raises(ValueError, match="leaves the folder; give one inside it") as error:
         to_gguf(read_folder(folder))
+    assert f"path {path!r}" in str(error.value)
+
+
+def test_a_folder_of_the_hub_s_cache_is_read_through_its_links(tmp_path: Path) -> None:
+    """snapshots/<id>/… are links into blobs/, those of a step's folder too."""
+    made, snapshot, blobs = tmp_path / "made", tmp_path / "snapshots" / "0f" / "", tmp_path / "blobs"
+    folder_of("bert", made)
+    (made / "1_Pooling").mkdir()
+    (made / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}', encoding="utf-8")
+    steps = [{"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]
+    (made / "modules.json").write_text(json.dumps(steps), encoding="utf-8")
+    blobs.mkdir()
+    for number, path in enumerate(sorted(path for path in made.rglob("*") if path.is_file())):
+        link = snapshot / path.relative_to(made)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(blobs / str(number))
+        link.symlink_to(Path(*[".."] * len(link.relative_to(tmp_path).parts[1:]), "blobs", str(number)))
+    assert (snapshot / "1_Pooling" / "config.json").is_symlink()
+    assert to_gguf(read_folder(snapshot)).metadata["bert.pooling_type"] == 2

@@ -327,6 +327,59 @@ BAD_FILES: dict[str, tuple[str, Any, str]] = {
 }
 
 
+MERGES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown join": ({"merges": ["a b"]}, r"merges: number 0, 'a' \+ 'b': 'ab' is not a token: vocabulary and merges"),
+    "unknown join of a pair": ({"merges": [["a", "b"]]}, "'ab' is not a token"),
+    "no type": ({"merges": ["a b"], "type": None}, "'ab' is not a token"),
+    "unknown half": ({"merges": ["a c"]}, "'c' is not a token"),
+    "three tokens": ({"merges": ["a b c"]}, "merges: number 0, 'a b c': must be two tokens"),
+    "one token": ({"merges": ["ab"]}, "merges: number 0, 'ab': must be two tokens"),
+    "a number": ({"merges": [5]}, "merges: number 0, 5: must be two tokens"),
+    "a pair of numbers": ({"merges": [[1, 2]]}, r"merges: number 0, \[1, 2\]: must be two tokens"),
+    "no list": ({"merges": "a b"}, "merges: str: must be a list"),
+    "no prefix": (
+        {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"], "continuing_subword_prefix": "##"},
+        "'b' does not begin with '##'",
+    ),
+    "half a letter": (
+        {"vocab": {"a": 0, "é": 1, "aé": 2}, "merges": ["a é"], "continuing_subword_prefix": "#"},
+        "'é' does not begin with '#'",
+    ),
+    "a join with its prefix": (
+        {"vocab": {"a": 0, "##b": 1, "a##b": 2}, "merges": ["a ##b"], "continuing_subword_prefix": "##"},
+        "'ab' is not a token",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_merges_that_would_end_the_program_are_refused(name: str, tmp_path: Path) -> None:
+    """`tokenizers` panics there, which no `except Exception` catches."""
+    changes, match = MERGES[name]
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1}, **changes}
+    if model["type"] is None:
+        del model["type"]
+    write(tmp_path, "tokenizer.json", {"version": "1.0", "added_tokens": [], "model": model})
+    with pytest.raises(ValueError, match=match) as caught:
+        Tokenizer.from_folder(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'tokenizer.json'}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("vocab", "merges", "prefix"),
+    [
+        ({"a": 0, "b": 1, "ab": 2}, ["#version: 0.2", "a b"], None),
+        ({"a": 0, "b": 1, "ab": 2}, [["a", "b"]], ""),
+        ({"a": 0, "##b": 1, "ab": 2}, ["a ##b"], "##"),
+    ],
+)
+def test_merges_of_every_form_are_read(vocab: dict[str, int], merges: list[Any], prefix: str, tmp_path: Path) -> None:
+    model = {"type": "BPE", "vocab": vocab, "merges": merges, "continuing_subword_prefix": prefix}
+    write(tmp_path, "tokenizer.json", {"version": "1.0", "added_tokens": [], "model": model})
+    assert Tokenizer.from_folder(tmp_path).encode("ab") == [2]
+
+
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_bad_file_is_refused_by_name_field_and_value(name: str, tmp_path: Path) -> None:
     file, value, match = BAD_FILES[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +29,7 @@ def pooling_to_gguf(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     if "Pooling" not in steps:
         return {}, notes
     config = folder / steps["Pooling"] / "config.json"
-    if folder.resolve() not in config.resolve().parents:
+    if not _inside(steps["Pooling"]):
         raise ValueError(f"{folder / 'modules.json'}: path {steps['Pooling']!r} leaves the folder; give one inside it")
     said = read_json(config)
     prefix = "pooling_mode_"
@@ -39,6 +39,12 @@ def pooling_to_gguf(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     if not isinstance(mode, str) or mode not in POOLINGS:
         return {}, (*notes, f"the pooling {mode!r} of {config} is left out: GGUF knows {', '.join(POOLINGS)}")
     return {"pooling_type": POOLINGS[mode]}, notes
+
+
+def _inside(path: str) -> bool:
+    """Whether a path stays in its folder as it is written; a cache's files are themselves links to elsewhere."""
+    parts = PureWindowsPath(path)  # which takes both kinds of separators
+    return parts.anchor == "" and ".." not in parts.parts
 
 
 def _steps(path: Path) -> dict[str, str]:

@@ -3,8 +3,8 @@
     linear     rope.scaling.type, .factor
     yarn       the same; .original_context_length, .yarn_beta_fast, .yarn_beta_slow; .attn_factor, by which yarn's own
                scale 1 + 0.1·ln factor is multiplied
-    llama3     tensor rope_freqs: with λ = 2π·θ^(2i/R), 1 where λ < M/high, factor where λ > M/low, between them
-               1/((1 − s)/factor + s) with s = (M/λ − low)/(high − low)
+    llama3     tensor rope_freqs: 1/((1 − t)/factor + t) with the t of `lepton_ref.plain.rope`, 1 where the wavelength
+               is short and 0 where it is long
     longrope   tensors rope_factors_long and _short; .original_context_length; .attn_factor, the scale itself
 
 Numbers are float32 there. llama.cpp reads yarn's two bounds in none of these architectures.
@@ -12,7 +12,7 @@ Numbers are float32 there. llama.cpp reads yarn's two bounds in none of these ar
 
 from __future__ import annotations
 
-import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from lepton_ref.models.constants import yarn_scale
 from lepton_ref.models.reader import Reader
 from lepton_ref.ops import Rope, attention_factor
+from lepton_ref.plain import rope as plain
+from lepton_ref.plain.real import FIRST, Interval, Real
 from lepton_ref.storage import Dense, Weight
 
 BETAS = (32.0, 1.0)
@@ -62,7 +64,7 @@ def rope_to_gguf(
     return found, {}, ()
 
 
-def _vector(values: NDArray[np.float64]) -> Dense:
+def _vector(values: NDArray[Any]) -> Dense:
     return Dense(values.astype("<f4"), format="F32")
 
 
@@ -90,18 +92,18 @@ def _yarn_notes(rope: Rope) -> tuple[str, ...]:
     )
 
 
-def llama3_divisors(rope: Rope) -> NDArray[np.float64]:
-    """`-> (R/2)` what each frequency is divided by."""
-    low, high = (rope.original_length / f for f in (rope.low_freq_factor, rope.high_freq_factor))
-    divisors = []
-    for pair in range(rope.width // 2):
-        length = 2 * math.pi * rope.theta ** (2 * pair / rope.width)
-        if length < high:
-            divisors.append(1.0)
-        elif length > low:
-            divisors.append(rope.factor)
-        else:
-            span = rope.high_freq_factor - rope.low_freq_factor
-            smooth = (rope.original_length / length - rope.low_freq_factor) / span
-            divisors.append(1 / ((1 - smooth) / rope.factor + smooth))
-    return np.array(divisors)
+def llama3_divisors(rope: Rope) -> NDArray[np.float32]:
+    """`-> (R/2)` what each frequency is divided by: each real number rounded once to float32."""
+    return np.array([_llama3_divisor(rope, pair).round("fp32") for pair in range(rope.width // 2)], dtype=np.float32)
+
+
+def _llama3_divisor(rope: Rope, pair: int) -> Real:
+    factor = Fraction(rope.factor)
+    if plain.is_algebraic(rope, pair, length=rope.original_length):  # kept or divided as a whole
+        return Real.rational(factor if plain.llama3_blend(rope, pair, FIRST).high == 0 else 1)
+
+    def enclose(digits: int) -> Interval:
+        kept = plain.llama3_blend(rope, pair, digits)
+        return 1 / ((1 - kept) / factor + kept)
+
+    return Real(enclose)

@@ -1,6 +1,9 @@
-"""The merges that a SentencePiece BPE vocabulary implies: its file holds only pieces and scores."""
+"""The merges of BPE: those that a file states, and those that SentencePiece's pieces and scores imply."""
 
 from __future__ import annotations
+
+from collections.abc import Container
+from typing import Any
 
 from lepton_ref.text.parts import NORMAL, Vocabulary
 
@@ -25,3 +28,42 @@ def merges_from_scores(vocabulary: Vocabulary) -> list[tuple[str, str]]:
         for cut in range(1, len(token))
         if (left := token[:cut]) in normal and (right := token[cut:]) in normal
     ]
+
+
+def stated_merges(merges: Any, tokens: Container[str], *, prefix: str = "", source: str) -> list[tuple[str, str]]:
+    """The merges of a tokenizer.json, "a b" or ["a", "b"], as pairs of known tokens whose join is known.
+
+    `tokenizers` ends the whole program where the join is not.
+
+    Args:
+        merges: as the file has them.
+        tokens: the vocabulary.
+        prefix: `continuing_subword_prefix`, which the join leaves out of its second half.
+        source: the file, for messages.
+
+    Raises:
+        ValueError: with the first merge that is none, and its number.
+    """
+    if not isinstance(merges, list):
+        raise ValueError(f"{source}: merges: {type(merges).__name__}: must be a list: fetch the file again")
+    found = []
+    for rank, merge in enumerate(merges):
+        if isinstance(merge, str) and merge.startswith("#version"):
+            continue
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
+            raise ValueError(
+                f"{source}: merges: number {rank}, {merge!r}: must be two tokens, one space between: "
+                "fetch the file again"
+            )
+        left, right = pair
+        where = f"{source}: merges: number {rank}, {left!r} + {right!r}"
+        if not right.startswith(prefix):
+            raise ValueError(f"{where}: {right!r} does not begin with {prefix!r}: fetch the file again")
+        for token in (left, right, left + right.removeprefix(prefix)):
+            if token not in tokens:
+                raise ValueError(
+                    f"{where}: {token!r} is not a token: vocabulary and merges must come from the same model"
+                )
+        found.append((left, right))
+    return found
