@@ -27,7 +27,7 @@ from lepton_ref.compress.layers import quantise_layers
 from lepton_ref.compress.manifest import MANIFEST
 from lepton_ref.compress.packing import Matrices, Packing
 from lepton_ref.compress.to_folder import FORMATS, write_folder
-from lepton_ref.files import read_safetensors
+from lepton_ref.files import read_safetensors, write_safetensors
 from lepton_ref.storage import DENSE_FORMATS, Dense, Weight
 from lepton_ref.storage.affine import Affine
 from lepton_ref.storage.awq import AWQ
@@ -232,10 +232,37 @@ def test_a_packing_that_is_wrong_never_stands(
     with pytest.raises(RuntimeError, match=f"{Q}: what was written decodes to other numbers; report this"):
         write_folder(model, found, tmp_path / "out", format="gptq")
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
-    careless = mutated(page, "_require_same(fresh, config, found)", "pass")
+    careless = mutated(page, "_require_same(fresh, config, found, tensors)", "pass")
     monkeypatch.setattr(careless, "FORMATS", {**FORMATS, "gptq": off_by_one})
     careless.write_folder(model, found, tmp_path / "out", format="gptq")
     assert cases.forward(load(tmp_path / "out")) != cases.forward(cases.with_weights(model, found))
+
+
+@pytest.mark.parametrize("wrong", ["other bytes", "another type", "another shape", "left out", "one more"])
+def test_a_writer_that_is_wrong_never_stands(
+    wrong: str, tmp_path: Path, model: lepton_ref.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        norm = tensors["model.norm.weight"].decode()
+        other = {
+            "other bytes": Dense(3 * norm, format="F32"),
+            "another type": norm.view(np.int32),
+            "another shape": Dense(norm[None], format="F32"),
+            "one more": tensors["model.norm.weight"],
+        }
+        kept = {name: tensor for name, tensor in tensors.items() if name != "model.norm.weight"}
+        name = "model.norm.weight" if wrong != "one more" else "model.norm.bias"
+        new = {name: other[wrong]} if wrong in other else {}
+        write_safetensors(path, {**(tensors if wrong == "one more" else kept), **new}, metadata)
+
+    monkeypatch.setattr(page, "write_safetensors", write)
+    message = r"model.norm.(weight|bias): what was written is not what was given; report this, and how it came"
+    with pytest.raises(RuntimeError, match=message):
+        write_folder(model, some(model), tmp_path / "out", format="gptq")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    careless = mutated(page, "for name in sorted({*written, *tensors}):", "for name in ():")
+    monkeypatch.setattr(careless, "write_safetensors", write)
+    careless.write_folder(model, some(model), tmp_path / "out", format="gptq")
 
 
 @pytest.mark.parametrize(
@@ -341,6 +368,16 @@ def test_nothing_is_replaced_unasked(tmp_path: Path, model: lepton_ref.Model) ->
     with pytest.raises(FileExistsError, match="out exists; give another path, or overwrite it: "):
         write_folder(model, some(model), tmp_path / "out", format="gptq")
     assert contents(tmp_path / "out") == {"mine": b"years of work"}
+    with pytest.raises(
+        FileExistsError, match=r"out has no config.json, and only a model's folder is replaced; give an"
+    ):
+        write_folder(model, some(model), tmp_path / "out", format="gptq", overwrite=True)
+    with pytest.raises(
+        FileExistsError, match=r"config.json is no folder, and only a folder is replaced by one; remove"
+    ):
+        write_folder(model, some(model), tmp_path / "source" / "config.json", format="gptq", overwrite=True)
+    assert contents(tmp_path / "out") == {"mine": b"years of work"}
+    (tmp_path / "out" / "config.json").write_text("{}")
     write_folder(model, some(model), tmp_path / "out", format="gptq", overwrite=True)
     assert contents(tmp_path / "out")["mine"] == b"years of work"
     assert cases.forward(load(tmp_path / "out")) == cases.forward(cases.with_weights(model, some(model)))

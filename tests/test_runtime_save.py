@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import golden_cases
 import numpy as np
 import pytest
+from planted import mutated
 from tiny_models import Stored, changed, f32, llama_gguf, load
 
 from lepton_ref import Model
@@ -151,13 +154,95 @@ def test_what_is_there_is_not_replaced_unasked(how: str, kind: str, tmp_path: Pa
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("how", ["file", "folder", "dangling link"])
-def test_what_is_there_is_replaced_when_asked(how: str, tmp_path: Path) -> None:
-    occupy(tmp_path / "x", how)
+def test_an_empty_folder_is_replaced_when_asked(tmp_path: Path) -> None:
+    occupy(tmp_path / "x", "folder")
     model = load(TINY / "llama")
     model.save(tmp_path / "x", overwrite=True)
     assert bits(load(tmp_path / "x")) == bits(model)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("how", ["file", "dangling link", "somebody's folder"])
+def test_what_is_no_model_s_folder_is_never_replaced(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    occupy(tmp_path / "x", "folder" if how == "somebody's folder" else how)
+    if how == "somebody's folder":
+        (tmp_path / "x" / "thesis.txt").write_text("years of work")
+    before = contents(tmp_path)
+    told = "has no config.json, and only" if how == "somebody's folder" else "is no folder, and only a folder is"
+    model = load(TINY / "llama")
+    with pytest.raises(FileExistsError, match=told) as error:
+        model.save(tmp_path / "x", overwrite=True)
+    assert "\n" not in str(error.value)
+    assert contents(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    if how == "file":
+        careless = mutated(model_folder, "if not target.is_dir():", "if False:")
+        monkeypatch.setattr(careless, "require_place", lambda target, *, overwrite: None)
+        monkeypatch.setattr(saving, "replacing_folder", careless.replacing_folder)
+        model.save(tmp_path / "x", overwrite=True)
+        assert contents(tmp_path) != before
+
+
+def test_what_comes_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
+    def write(page: ModuleType) -> None:
+        with page.replacing_folder(tmp_path / "x", overwrite=False) as fresh:
+            (fresh / "config.json").write_text("new")
+            changed(tmp_path / "x", "gpt2")
+
+    with pytest.raises(FileExistsError, match="x exists; give another path, or overwrite it"):
+        write(model_folder)
+    before = contents(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert len(before) > 1
+    shutil.rmtree(tmp_path / "x")
+    write(mutated(model_folder, PLACE, f"{PLACE.splitlines()[0]}\n"))
+    assert contents(tmp_path) != before
+
+
+PLACE = '''its name; what stood there goes only once the new one stands."""
+    require_place(target, overwrite=overwrite)
+'''
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_comes_at_the_last_moment_stays(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    occupy(tmp_path / "x", what)
+    if what == "folder":
+        (tmp_path / "x" / "mine").write_text("years of work")
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.path.lexists", lambda path: False)
+        with pytest.raises(OSError, match=r"x'$"), model_folder.replacing_folder(tmp_path / "x", overwrite=False):
+            pass
+    assert contents(tmp_path) == before
+
+
+def check_flushed(page: ModuleType, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the new folder takes its place all in it is flushed, and then the folder around it."""
+    flushed: list[tuple[int, bool]] = []
+    honest = os.fsync
+
+    def fsync(handle: int) -> None:
+        flushed.append((os.fstat(handle).st_ino, target.exists()))
+        honest(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with page.replacing_folder(target, overwrite=False) as fresh:
+            (fresh / "1_Pooling").mkdir()
+            for name in ("config.json", "1_Pooling/config.json"):
+                (fresh / name).write_text("{}")
+    inside = {(path.stat().st_ino, False) for path in (target, *target.rglob("*"))}
+    assert len(inside) == 4
+    assert set(flushed) == {*inside, (target.parent.stat().st_ino, True)}
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders are not opened here")
+def test_all_is_on_the_disk_before_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_flushed(model_folder, tmp_path / "a", monkeypatch)
+    for number, text in enumerate(("_sync(fresh)", "sync_folder(target.parent)", "os.fsync(file.fileno())")):
+        with pytest.raises(AssertionError):
+            check_flushed(mutated(model_folder, text, "pass"), tmp_path / str(number), monkeypatch)
 
 
 def test_a_model_can_be_saved_onto_itself(tmp_path: Path) -> None:
@@ -194,6 +279,57 @@ def test_a_replaced_model_takes_its_own_files_along_and_leaves_all_others(tmp_pa
     assert (found[".git/HEAD"], found["thesis.tex"], found["README.md"]) == (b"history", b"years of work", b"read me")
     assert bits(load(old)) == bits(load(TINY / "gpt2"))
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+MINE = {
+    "requirements.txt": "numpy", "package.json": "{}", "thesis.txt": "years of work", "weights.index.json": "[]",
+    "2_photos/a.jpg": "p", "3_letters/config.json": "{}", "3_letters/b.txt": "b", "1_Pooling/c.md": "c",
+}  # fmt: skip
+
+
+def check_kept(page: ModuleType, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that has a step replaces one that has too, in a folder with files of another kind."""
+    changed(old, "llama_sharded")
+    source = changed(old.parent / f"{old.name} source", "gpt2")
+    theirs = {"tokenizer.json": "{}", "4_Dense/config.json": "{}", "4_Dense/model.safetensors": "", "merges.txt": "#"}
+    for folder, texts in (
+        (old, {**MINE, **theirs, "1_Pooling/config.json": "old"}),
+        (source, {"1_Pooling/config.json": "new"}),
+    ):
+        for name, text in texts.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+    monkeypatch.setattr(saving, "replacing_folder", page.replacing_folder)
+    load(source).save(old, overwrite=True)
+    found = contents(old)
+    assert {name: found.get(name) for name in MINE} == {name: text.encode() for name, text in MINE.items()}
+    assert found.keys() - MINE == {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "1_Pooling/config.json",
+    }
+    assert found["1_Pooling/config.json"] == b"new"
+
+
+def test_files_that_only_look_like_a_model_s_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_kept(model_folder, tmp_path / "a", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("text", "bug"),
+    [
+        ("any(path.match(name) for name in MODEL)", "_belongs(path.name) or path.match('*.safetensors')"),
+        ("each.is_dir() or not _is_models(each) for each in held", "False for each in held"),
+        ("            _carry_over(path, kept)\n", "            pass\n"),
+        ("            if not _is_models(path):\n", "            if True:\n"),
+    ],
+)
+def test_a_file_of_anybody_s_that_goes_is_found(
+    text: str, bug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AssertionError):
+        check_kept(mutated(model_folder, text, bug), tmp_path / "a", monkeypatch)
 
 
 def test_a_link_is_replaced_and_what_it_points_at_is_not_touched(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from lepton_ref.compress.packing_compressed import pack_compressed, pack_fp8
 from lepton_ref.compress.packing_gptq import pack_awq_folder, pack_gptq
 from lepton_ref.compress.source import Source
 from lepton_ref.files import read_safetensors, write_safetensors
-from lepton_ref.files.model_folder import copy_companions, replacing_folder
-from lepton_ref.files.stored import Stored, stored
+from lepton_ref.files.model_folder import copy_companions, replacing_folder, require_place
+from lepton_ref.files.stored import Stored, small_floats, stored
 from lepton_ref.models.packed import group
 from lepton_ref.models.reader import Reader
 from lepton_ref.storage import Weight
@@ -105,10 +105,10 @@ def write_folder(
         format: one of `FORMATS`.
         record: what the manifest is to say of how the weights were found, such as method, grid and calibration: JSON,
             without dates, names or places.
-        overwrite: whether what is there may be replaced. Files in a folder there that belong to no model stay.
+        overwrite: whether a model's folder there may be replaced. Files in it whose names are not a model's stay.
 
     Raises:
-        FileExistsError: the target exists and `overwrite` is False.
+        FileExistsError: the target exists and `overwrite` is False, or it is no model's folder.
         ValueError: an unknown format, a model that was not read from a folder, a weight that the model or the format
             does not have; the message names it.
     """
@@ -124,11 +124,11 @@ def write_folder(
     config["quantization_config"] = packing.config
     manifest = _manifest(model.parts.path, format, record, tensors)
     metadata = {"format": "pt", **model.parts.file.metadata, MANIFEST: manifest}
-    with replacing_folder(target) as fresh:
+    with replacing_folder(target, overwrite=overwrite) as fresh:
         write_safetensors(fresh / "model.safetensors", tensors, metadata)
         (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         copy_companions(model.parts.path, fresh, but=OLD)
-        _require_same(fresh, config, found)
+        _require_same(fresh, config, found, tensors)
     return WrittenFolder(
         path=target,
         format=format,
@@ -144,15 +144,14 @@ def require_target(target: Path, format: str, /, *, overwrite: bool) -> None:
     """A folder of this format can be written there: said before anything is computed for nothing.
 
     Raises:
-        FileExistsError: it is there and `overwrite` is False.
+        FileExistsError: it is there and `overwrite` is False, or it is no model's folder.
         ValueError: an unknown format, or the path of a file.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format of folders {format!r}; known: {', '.join(FORMATS)}")
     if target.suffix in (".gguf", ".safetensors"):
         raise ValueError(f"{target}: {format} is a folder's format; give a path that does not end in {target.suffix}")
-    if os.path.lexists(target) and not overwrite:
-        raise FileExistsError(f"{target} exists; give another path, or overwrite it: overwrite=True, --overwrite")
+    require_place(target, overwrite=overwrite)
 
 
 def _require_json(record: Mapping[str, Any] | None) -> None:
@@ -179,13 +178,24 @@ def _stored(name: str, tensor: Tensor) -> Stored:
     return tensor if isinstance(tensor, Stored) else stored(name, tensor)
 
 
-def _require_same(folder: Path, config: Mapping[str, Any], found: Plan) -> None:
-    """What is read from the folder is what was given.
+def _bytes(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...], str]:
+    """A tensor's type, shape and the SHA-256 of its bytes; a scalar is read as one number."""
+    found = _stored(name, tensor)
+    return found.format, found.shape or (1,), digest(found.pieces())
+
+
+def _require_same(folder: Path, config: Mapping[str, Any], found: Plan, tensors: Mapping[str, Tensor]) -> None:
+    """What is read from the folder is what was given: every tensor's bytes, and what the packed ones decode to.
 
     Raises:
         RuntimeError: it is not: an error of this package.
     """
     file = read_safetensors(folder)
+    codes = {name: small_floats(kind, array) for name, (kind, array) in file.codes.items()}
+    written: dict[str, Tensor] = {**file.tensors, **file.integers, **codes}
+    for name in sorted({*written, *tensors}):
+        if name not in written or name not in tensors or _bytes(name, written[name]) != _bytes(name, tensors[name]):
+            raise RuntimeError(f"{name}: what was written is not what was given; report this, and how it came")
     settings = Reader(config, where=str(folder)).section("quantization_config")
     others = [*file.integers, *file.refused]
     read = group(settings, file.tensors, file.integers, others=others, where=str(folder), codes=file.codes).tensors

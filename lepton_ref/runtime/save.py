@@ -22,13 +22,13 @@ def save(parts: Parts, path: str | os.PathLike[str], *, overwrite: bool = False)
     Args:
         parts: the model's.
         path: a folder for a model that was read from a folder, a .gguf file for one read from GGUF.
-        overwrite: whether a model there may be replaced. Files in its folder that belong to no model stay.
+        overwrite: whether a model there may be replaced. Files in its folder whose names are not a model's stay.
 
     Returns:
         The path.
 
     Raises:
-        FileExistsError: something is there and `overwrite` is False.
+        FileExistsError: something is there and `overwrite` is False, or it is no model's folder.
         TypeError: a path that is no path.
         ValueError: an empty path, a folder asked of a GGUF model or the other way round, or a tensor of a type that is
             not written.
@@ -48,7 +48,7 @@ def save(parts: Parts, path: str | os.PathLike[str], *, overwrite: bool = False)
         write_gguf(target, tensors, plain, metadata_types=parts.file.metadata_types, overwrite=overwrite)
         return target
     codes = {name: small_floats(kind, array) for name, (kind, array) in parts.file.codes.items()}
-    with replacing_folder(target) as fresh:
+    with replacing_folder(target, overwrite=overwrite) as fresh:
         _write_folder(parts, {**tensors, **codes}, fresh)
     return target
 
