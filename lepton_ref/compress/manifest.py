@@ -1,7 +1,8 @@
 """The manifest: where a written file's bytes come from, as JSON in the file's own metadata.
 
     lepton_ref    the version that wrote it
-    source        the SHA-256 of each file that was read
+    source        the SHA-256 of each file that was read, those of the tokenizer and the pooling too, in the order of
+                  their paths
     recipe        the format or mixture, and the patterns
     importance    the SHA-256 of how much each column counts, and the calibration that measured it where one was run:
                   tokens, sequences, the SHA-256 of their ids, the seed, the precision

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_ref.files import FileFormatError, TensorFile, read_folder, read_gguf, read_safetensors
+from lepton_ref.files.safetensors import INDEX_NAME
 from lepton_ref.interface import HostArray
 from lepton_ref.storage import Weight
 
@@ -29,7 +30,7 @@ class Source:
 
     Attributes:
         path: as it was given.
-        files: what its SHA-256 are of, in order.
+        files: all that were read, in order: what its SHA-256 are of.
         tensors: name → weight, as the target will name them, in order.
         integers: tensors that are no weights.
         metadata: of the target.
@@ -112,13 +113,16 @@ def _source(file: TensorFile, files: tuple[Path, ...]) -> Source:
 
 def _folder(path: Path, *, gguf: bool) -> Source:
     checkpoint = read_folder(path)
-    files = (path / "config.json", *sorted(path.glob("*.safetensors")))
+    files = {path / "config.json", *path.glob("*.safetensors")}
+    if not (path / "model.safetensors").exists():
+        files.add(path / INDEX_NAME)
     if not gguf:
-        return _source(checkpoint.tensors, files)
+        return _source(checkpoint.tensors, tuple(sorted(files)))
     from lepton_ref.compress.to_gguf import to_gguf
 
     made = to_gguf(checkpoint)
-    return Source(path, files, made.tensors, {}, made.metadata, made.types, made.notes)
+    read = tuple(sorted(files.union(made.files)))
+    return Source(path, read, made.tensors, {}, made.metadata, made.types, made.notes)
 
 
 def _members(path: Path) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from lepton_ref.models.names import bind
 from lepton_ref.models.plausible import naming, require_plausible
 from lepton_ref.models.reader import Reader
 from lepton_ref.storage import RowView, Weight
+from lepton_ref.text.config_files import files_read
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,14 @@ class Converted:
         tensors: by GGUF's names.
         metadata: keys and values.
         types: of some of the metadata.
+        files: those that were read beside config.json and the weights.
         notes: what could not be said, and what llama.cpp makes of the file that this package does not.
     """
 
     tensors: dict[str, Weight]
     metadata: dict[str, Any]
     types: dict[str, str]
+    files: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
@@ -75,16 +79,18 @@ def to_gguf(checkpoint: Checkpoint, /) -> Converted:
         turned, more, why = rope_to_gguf(config.rope, form.ropes, fields)
         tensors, notes = tensors | more, (*notes, *why)
     rows = tensors["token_embd.weight"].shape[0]
-    words, types, untold = tokenizer_metadata(checkpoint.path, rows)
-    words = words or dict(NO_WORDS)
     own = {**_sizes(config, tensors), **turned, **said, "vocab_size": rows}
+    with files_read() as files:
+        words, types, untold = tokenizer_metadata(checkpoint.path, rows)
+        words = words or dict(NO_WORDS)
+        if form.architecture == "bert":
+            pooled, more_notes = pooling_to_gguf(checkpoint.path)
+            own, left = own | pooled, (*left, *more_notes)
     if form.architecture == "bert":
-        pooled, more_notes = pooling_to_gguf(checkpoint.path)
-        own, left = own | pooled, (*left, *more_notes)
         words["tokenizer.ggml.token_type_count"] = getattr(config, "type_vocab_size", 1)
     metadata = {f"{form.architecture}.{key}": _float32(value) for key, value in own.items()}
     metadata = {"general.architecture": form.architecture, **metadata, **words}
-    return Converted(tensors, metadata, types, (*left, *notes, *untold))
+    return Converted(tensors, metadata, types, tuple(files), (*left, *notes, *untold))
 
 
 def _float32(value: Any) -> Any:

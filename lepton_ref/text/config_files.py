@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,19 @@ MAX_BYTES = 256 << 20
 """The largest file read; the largest published tokenizer.json is about 35 MB."""
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+_READ: ContextVar[list[Path] | None] = ContextVar("_READ", default=None)
+
+
+@contextmanager
+def files_read() -> Iterator[list[Path]]:
+    """The files that are read by this page while the block runs, in that order."""
+    found: list[Path] = []
+    before = _READ.set(found)
+    try:
+        yield found
+    finally:
+        _READ.reset(before)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -23,6 +38,9 @@ def read_bytes(path: Path) -> bytes:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise ValueError(f"{path}: {size} bytes: a tokenizer's file has at most {MAX_BYTES}")
+    read = _READ.get()
+    if read is not None:
+        read.append(path)
     return path.read_bytes()
 
 
