@@ -179,7 +179,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, lepton_ref.Mod
 
 
 def streamed(model: lepton_ref.Model, *, page: Any = activations) -> None:
-    for _ in page.stream(model, activations.corpus(IDS, length=LENGTH)):
+    for _ in page.stream(model, page.corpus(IDS, length=LENGTH)):
         pass
 
 
