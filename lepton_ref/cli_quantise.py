@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lepton_ref import cli_quantise_folder
 from lepton_ref.cli_calibrate import add_options as add_calibration
@@ -15,6 +15,9 @@ from lepton_ref.cli_quantise_folder import add_options as add_folder
 from lepton_ref.cli_report import facts, note, records, to_json
 from lepton_ref.runtime.find import find
 from lepton_ref.storage.show import human
+
+if TYPE_CHECKING:
+    from lepton_ref.compress.quantise_file import Written
 
 METHODS = ("rtn", "gptq")
 """How the codes of a file's blocks are chosen."""
@@ -56,7 +59,7 @@ def quantise(args: argparse.Namespace) -> None:
     model = None if args.calibrate is None else reader(args)
     if model is not None:  # before it is run, which takes its time
         planned = plan(source, args.target, recipe, importance=sizes(model), overwrite=args.overwrite)
-        formats = [one.format for one in planned.values() if not one.why.startswith("kept")]
+        formats = [one.format for one in planned.values() if not one.kept]
         require_use(formats, gptq=args.method == "gptq")
     found_out = measured(args, model)
     ready = None
@@ -79,6 +82,10 @@ def quantise(args: argparse.Namespace) -> None:
         progress=progress("quantize", wanted=not args.json),
         hashing=progress("hash the source", wanted=not args.json),
     )
+    _report(args, written)
+
+
+def _report(args: argparse.Namespace, written: Written) -> None:
     rows = [{"tensor": name, "format": one.format, "why": one.why} for name, one in written.choices.items()]
     counted = Counter(one.format for one in written.choices.values())
     found: dict[str, Any] = {
@@ -88,6 +95,18 @@ def quantise(args: argparse.Namespace) -> None:
         "bytes": written.nbytes if args.json else human(written.nbytes),
         "bits per weight": round(written.bits_per_weight, 4),
     }
+    notes = _notes(written)
+    if args.json:
+        print(to_json({**found, "formats": dict(counted), "notes": notes, "tensors": rows}))
+        return
+    if args.list:
+        records(rows, as_json=False)
+    facts(found, as_json=False)
+    for text in notes:
+        note(f"note: {text}")
+
+
+def _notes(written: Written) -> list[str]:
     notes = [*written.notes]
     if written.requantised:
         notes.append(
@@ -102,19 +121,12 @@ def quantise(args: argparse.Namespace) -> None:
             f"{len(written.starved)} tensors had no importance though llama.cpp makes their formats with it alone, "
             f"such as {name} in {form}: their columns count alike; give --calibrate or --imatrix"
         )
-    fallen = [name for name, one in written.choices.items() if "no whole blocks" in one.why]
+    fallen = [name for name, one in written.choices.items() if one.fallback]
     if fallen:
         notes.append(
             f"{len(fallen)} tensors have a fallback format, such as {fallen[0]}: {written.choices[fallen[0]].why}"
         )
-    if args.json:
-        print(to_json({**found, "formats": dict(counted), "notes": notes, "tensors": rows}))
-        return
-    if args.list:
-        records(rows, as_json=False)
-    facts(found, as_json=False)
-    for text in notes:
-        note(f"note: {text}")
+    return notes
 
 
 def _require_method(args: argparse.Namespace) -> None:

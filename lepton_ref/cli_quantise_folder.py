@@ -42,6 +42,7 @@ def quantise(args: argparse.Namespace) -> None:
     """Write a model's folder with its matrices packed."""
     from lepton_ref.compress.folder_weights import layer_matrices, quantise_matrices, require_packable
     from lepton_ref.compress.layers import quantise_layers
+    from lepton_ref.compress.quantise import effective_settings
     from lepton_ref.compress.to_folder import require_target, write_folder
 
     method = args.method or ("rtn" if args.calibrate is None else "gptq")
@@ -54,13 +55,13 @@ def quantise(args: argparse.Namespace) -> None:
     if args.calibrate is not None:
         _require_tokenizer(model)
     require_packable(model, args.format, args.folder)
-    record: dict[str, Any] = {"method": method, "format": args.format}
+    record: dict[str, Any] = {"method": method, "format": args.format, **effective_settings(args.format, method)}
     if args.calibrate is None:
         named = progress("quantize", wanted=not args.json)
         weights = quantise_matrices(model, args.format, method=method, progress=named)
     else:
         seen = calibration(args, model)
-        record["calibration"] = seen.record()
+        record |= {**({"sequential": True} if method == "gptq" else {}), "calibration": seen.record()}
         names = set(layer_matrices(model.program))
         with steps("quantize", wanted=not args.json) as shown:
             weights = quantise_layers(seen, args.format, method=method, only=names.__contains__, progress=shown)

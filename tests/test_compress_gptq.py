@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from types import ModuleType
@@ -219,6 +220,31 @@ def test_products_do_not_depend_on_the_order_of_their_terms(seed: int) -> None:
     np.testing.assert_array_equal(gram, gram.T)
 
 
+@given(seed=st.integers(0, 2**32 - 1), spread=st.sampled_from([0, 8, 300]))
+def test_a_sum_is_rounded_once(seed: int, spread: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((3, 7)) * 2.0 ** rng.integers(-spread, spread + 1, (3, 7))
+    exact = sum(map(Fraction, x.ravel().tolist()))
+    assert reproducible.exact_sum(x) == reproducible.exact_sum(x.T) == float(exact)
+
+
+def peak(page: ModuleType, x: Reals) -> int:
+    tracemalloc.start()
+    page.exact_sum(x)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return most
+
+
+def test_a_sum_makes_no_list_of_all() -> None:
+    x = np.random.default_rng(0).standard_normal((400, 500))
+    assert peak(reproducible, x) < x.nbytes / 8 < 4 * x.nbytes < 2 * peak(listed(), x)
+
+
+def listed() -> ModuleType:
+    return mutated(reproducible, "chain.from_iterable(map(np.ndarray.tolist, x))", "x.ravel().tolist()")
+
+
 # --- bad input -----------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +265,7 @@ BAD = [
     (lambda: hessian([]), "calibration set is empty"),
     (lambda: hessian([np.array([[1.0, np.nan]])]), "activations hold nan at token 0, channel 1"),
     (lambda: hessian([np.ones((2, 3)), np.ones((2, 4))]), "activations have shape (2, 4); give (tokens, 3)"),
+    (lambda: reproducible.exact_sum(np.ones(3)), "a sum over shape (3,); give a matrix"),
     (lambda: reproducible.product(np.ones((2, 3)), np.ones((2, 3))), "give (M, K) and (K, N)"),
     (lambda: reproducible.product(np.full((1, 1), 1e300), np.ones((1, 1))), "scale it by a power of two"),
 ]

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from planted import mutated
 
 from lepton_ref.compress import gptq_blocks as page
+from lepton_ref.compress.gptq import gptq
 from lepton_ref.compress.gptq_blocks import BLOCKS, UNUSED, gptq_blocks, levels_of, nearest
+from lepton_ref.compress.grid import Grid
 from lepton_ref.compress.hessian import damped, layer_error
-from lepton_ref.compress.quantise import quantise_weight
+from lepton_ref.compress.quantise import effective_settings, quantise_weight
 from lepton_ref.storage import FORMATS, decode, encode
 from lepton_ref.storage.block_codes import codes, lines, with_codes
 from lepton_ref.storage.encoders import WEIGHTED
@@ -123,7 +125,7 @@ def away(w: Reals, name: str, raw: NDArray[np.uint8]) -> list[Fraction]:
 
 
 @each
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**32 - 1), way=st.sampled_from(WAYS), size=st.sampled_from([1.0, 1e-3, 1e-6, 100.0]))
 def test_a_diagonal_hessian_takes_the_nearest_of_all_codes(
     name: str, seed: int, way: dict[str, Any], size: float
@@ -136,11 +138,19 @@ def test_a_diagonal_hessian_takes_the_nearest_of_all_codes(
 
 
 def distances_are_least(w: Reals, h: Reals, name: str, raw: NDArray[np.uint8]) -> bool:
-    """Of all codes that are used, for each element; and so at most the encoder's."""
-    got = away(w, name, raw)
-    others = [
-        away(w, name, with_codes(name, raw, np.full(w.shape, q, dtype=np.uint8))) for q in levels_of(name).codes[::7]
-    ]
+    """For each element, of all codes that are used, and so at most the encoder's.
+
+    Of more than 32 codes those of the next levels are tried, which is enough: the distance is convex in the level.
+    """
+    got, upwards = away(w, name, raw), levels_of(name).codes
+    if len(upwards) <= 32:
+        tried = [np.full(w.shape, q, dtype=np.uint8) for q in upwards]
+    else:
+        place = np.zeros(256, dtype=np.int64)
+        place[upwards] = np.arange(len(upwards))
+        at = place[codes(name, raw)]
+        tried = [upwards[np.clip(at + step, 0, len(upwards) - 1)] for step in (-1, 1)]
+    others = [away(w, name, with_codes(name, raw, each)) for each in tried]
     others += [away(w, name, encoded(name, w, h))]
     return all(mine <= min(theirs) for mine, *theirs in zip(got, *others, strict=True))
 
@@ -198,6 +208,32 @@ def test_a_weight_by_name_and_method() -> None:
     following = quantise_weight(w, "Q4_0", method="gptq", hessian=h, follow=True, importance=np.ones(len(h)))
     alone = gptq_blocks(w, h, "Q4_0", act_order=False, follow=True, importance=np.ones(len(h)))
     np.testing.assert_array_equal(following.raw, alone.raw)
+
+
+@pytest.mark.parametrize("how", [{}, {"damp": 0.1}, {"act_order": True}, {"act_order": False}, {"follow": True}])
+def test_settings_that_are_told_are_those_gone_by(how: dict[str, Any]) -> None:
+    w, h = layer("Q4_0", 9)
+    told = effective_settings("Q4_0", "gptq", **how)
+    order = how.get("act_order", not how.get("follow", False))
+    block = {} if how.get("follow") else {"block": 128}
+    assert told == {"damp": 0.01, "follow": False, **how, "act_order": order, **block}
+    by_name = quantise_weight(w, "Q4_0", method="gptq", hessian=h, **how)
+    np.testing.assert_array_equal(by_name.raw, gptq_blocks(w, h, "Q4_0", **told).raw)
+    told = effective_settings("int4-g32", "gptq", scales="clip", **how)
+    assert told == {
+        "scales": "clip", "damp": 0.01, "follow": False, "act_order": False, **how, **block,
+    }  # fmt: skip
+    coded = quantise_weight(w, "int4-g32", method="gptq", hessian=h, scales="clip", **how).coded
+    assert coded is not None
+    np.testing.assert_array_equal(coded.codes, gptq(w, h, Grid(4, 32), **told).codes)
+
+
+def test_settings_of_methods_that_have_few() -> None:
+    assert effective_settings("int4-g32", "rtn") == effective_settings("int4-g32", "awq") == {"scales": "minmax"}
+    for format_, method in (("int4-g32", "hqq"), ("Q4_K", "rtn"), ("fp8-128x128", "rtn")):
+        assert effective_settings(format_, method, scales="clip") == {}
+    with pytest.raises(ValueError, match="unknown method 'best'; known: rtn"):
+        effective_settings("Q4_K", "best")
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -267,6 +303,16 @@ def test_a_code_that_is_not_the_nearest_is_seen(text: str, bug: str) -> None:
             fits.append(distances_are_least(w, alone, name, module.gptq_blocks(w, alone, name, damp=0.0).raw))
         found.append(all(fits))
     assert found == [True, False]
+
+
+@each
+@pytest.mark.parametrize("share", [0.2, -0.2])
+def test_a_midpoint_that_is_shifted_is_seen(name: str, share: float) -> None:
+    wrong = mutated(page, "both = low + high", f"both = low + high + {share} * (high - low)")
+    w, h = layer(name, 7)
+    alone = np.diag(np.diag(h))
+    assert distances_are_least(w, alone, name, page.gptq_blocks(w, alone, name, damp=0.0).raw)
+    assert not distances_are_least(w, alone, name, wrong.gptq_blocks(w, alone, name, damp=0.0).raw)
 
 
 def test_a_code_that_a_zero_scale_changes_is_seen() -> None:

@@ -144,7 +144,8 @@ def test_a_model_of_the_file_is_nearer_to_its_source_and_the_manifest_tells(tmp_
     told = json.loads(read_gguf(fed.path).metadata[MANIFEST])
     assert told["ready"]["method"] == "gptq"
     assert told["ready"]["calibration"]["tokens"] == 200
-    assert told["ready"]["sequential"] is True
+    settings = {name: told["ready"][name] for name in ("sequential", "damp", "act_order", "follow", "block")}
+    assert settings == {"sequential": True, "damp": 0.01, "act_order": True, "follow": False, "block": 128}
     assert told["ready"]["tensors"] == sorted(ready.tensors)
     assert "ready" not in json.loads(read_gguf(plain.path).metadata[MANIFEST])
     again = quantise_file(source, tmp_path / "again.gguf", RECIPE, ready=made(tmp_path)[1])

@@ -15,7 +15,7 @@ from planted import mutated
 
 from lepton_ref.compress import mixtures, recipe
 from lepton_ref.compress.mixtures import MIXTURES, Place, more_bits
-from lepton_ref.compress.recipe import Recipe, choose, fits, nearest, read_patterns
+from lepton_ref.compress.recipe import Choice, Recipe, choose, fits, nearest, read_patterns
 from lepton_ref.compress.source import open_source
 from lepton_ref.storage import DENSE_FORMATS, FORMATS
 
@@ -132,7 +132,21 @@ def test_a_fused_qkv_counts_among_the_attn_v() -> None:
 def test_rows_that_are_no_whole_blocks(format_: str, width: int, other: str) -> None:
     found = choose(llama(1, width=width), Recipe(format=format_), kept=dict.fromkeys(llama(1), "F32"))
     assert found["blk.0.attn_q.weight"].format == other
-    assert ("no whole blocks" in found["blk.0.attn_q.weight"].why) == (other != format_)
+    chosen_ = found["blk.0.attn_q.weight"]
+    assert chosen_.fallback == ("no whole blocks" in chosen_.why) == (other != format_)
+
+
+def test_what_is_kept_and_what_falls_back_is_no_matter_of_words() -> None:
+    shapes = {"kept.weight": (8, 512), "no whole blocks.weight": (8, 512), "blk.0.attn_norm.weight": (512,)}
+    patterns = (("kept", "Q4_K"), ("no whole blocks", "Q8_0"))
+    found = choose(shapes, Recipe(format="Q6_K", patterns=patterns), kept=dict.fromkeys(shapes, "F32"))
+    assert [(one.format, one.kept, one.fallback) for one in found.values()] == [
+        ("Q4_K", False, False), ("Q8_0", False, False), ("F32", True, False),
+    ]  # fmt: skip
+    matrix = choose({"position_embd.weight": (8, 512)}, Recipe(format="Q6_K"), kept={"position_embd.weight": "F16"})
+    assert matrix["position_embd.weight"] == Choice("F16", "kept: never quantised", kept=True)
+    head = choose({"output.weight": (8, 576)}, Recipe(mixture="Q4_K_M"), kept={"output.weight": "F16"})
+    assert (head["output.weight"].format, head["output.weight"].fallback) == ("Q8_0", True)
 
 
 def test_a_small_model_s_tied_head_falls_back_once() -> None:

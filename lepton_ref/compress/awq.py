@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.compress.grid import Grid, importance_of, round_to_nearest
 from lepton_ref.compress.hessian import layer_error, require_hessian
-from lepton_ref.compress.reproducible import slice_bits
+from lepton_ref.compress.reproducible import exact_sum, slice_bits
 from lepton_ref.numerics.double_double import Pair
 from lepton_ref.numerics.double_functions import log
 
@@ -158,4 +158,4 @@ def _away(w: Reals, s: Reals, grid: Grid, h: Reals, how: str) -> Reals:
 def _loss(delta: Reals, h: Reals, hessian: Reals | None) -> float:
     if hessian is not None:
         return layer_error(delta, hessian)
-    return math.fsum((delta * delta * h).ravel().tolist())
+    return exact_sum(delta * delta * h)

@@ -20,7 +20,6 @@ fixed order and `lepton_ref.compress.reproducible.product`, so the codes are the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.compress.grid import Coded, Grid, fit, matrix
 from lepton_ref.compress.hessian import damped, factor, require_hessian
-from lepton_ref.compress.reproducible import product
+from lepton_ref.compress.reproducible import exact_sum, product
 
 Reals = NDArray[np.float64]
 Nearest = Callable[[int, Reals], tuple[NDArray[np.uint8], Reals]]
@@ -100,7 +99,7 @@ def feed_back(
         if stop < len(h):
             wanted[:, stop:] += product(ordered[:, start:stop] - values[:, start:stop], u[start:stop, stop:])
     back = np.argsort(order)
-    return Rounded(codes[:, back], values[:, back], math.fsum((d * eta * eta).ravel().tolist()))
+    return Rounded(codes[:, back], values[:, back], exact_sum(d * eta * eta))
 
 
 def gptq(

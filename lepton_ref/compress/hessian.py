@@ -20,7 +20,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.compress.reproducible import gram, product
+from lepton_ref.compress.reproducible import exact_sum, gram, product
 from lepton_ref.compress.statistics import checked
 from lepton_ref.interface import HostArray
 from lepton_ref.plain.shown import shown
@@ -121,4 +121,4 @@ def layer_error(delta: Reals, h: Reals, /) -> float:
         ValueError: shapes that do not fit, or numbers that are not finite.
     """
     require_hessian(h, width=delta.shape[-1])
-    return math.fsum((product(delta, h) * delta).ravel().tolist())
+    return exact_sum(product(delta, h) * delta)

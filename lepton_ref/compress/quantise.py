@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.compress.awq import search_scales
-from lepton_ref.compress.gptq import gptq
+from lepton_ref.compress.gptq import BLOCK, DAMP, gptq
 from lepton_ref.compress.gptq_blocks import BLOCKS, gptq_blocks
 from lepton_ref.compress.grid import STORED, Coded, Grid, importance_of, matrix, round_to_nearest
 from lepton_ref.compress.hqq import hqq
@@ -71,6 +72,43 @@ def grid_of(format: str, /) -> Grid | None:
     return Grid(int(bits), None if group is None else int(group), symmetric is not None, stored or STORED[0])
 
 
+def effective_settings(
+    format: str,
+    method: str,
+    /,
+    *,
+    scales: str = "minmax",
+    damp: float = DAMP,
+    act_order: bool | None = None,
+    follow: bool = False,
+) -> dict[str, Any]:
+    """What `quantise_weight` goes by when it is given the same, for the record of how a file was made.
+
+    Args:
+        format: as `quantise_weight` takes it; others' encoders have no settings.
+        method: likewise, as are the rest.
+        scales: how a grid's scales are chosen.
+        damp: GPTQ's damping.
+        act_order: None: what the format makes of it.
+        follow: whether scales are chosen when their turn comes.
+
+    Returns:
+        scales, of a grid but by hqq; and of gptq damp, act_order, follow, and block: the columns between two products,
+        left out where scales follow, since it is a group's or a block's length then.
+
+    Raises:
+        ValueError: an unknown method, or what is no word.
+    """
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"unknown method {shown(method)}; known: {', '.join(METHODS)}")
+    grid = grid_of(format)
+    found: dict[str, Any] = {} if grid is None or method == "hqq" else {"scales": scales}
+    if method != "gptq":
+        return found
+    order = grid is None and not follow if act_order is None else act_order
+    return {**found, "damp": damp, "act_order": order, "follow": follow, **({} if follow else {"block": BLOCK})}
+
+
 def quantise_weight(
     array: HostArray,
     format: str,
@@ -80,7 +118,7 @@ def quantise_weight(
     importance: NDArray[np.floating] | None = None,
     hessian: Reals | None = None,
     scales: str = "minmax",
-    damp: float = 0.01,
+    damp: float = DAMP,
     act_order: bool | None = None,
     follow: bool = False,
 ) -> Quantised:
@@ -112,17 +150,11 @@ def quantise_weight(
     if method == "gptq" and (grid is not None or format in BLOCKS):
         if hessian is None:
             raise ValueError("gptq needs the Hessian of the weight's inputs; calibrate, and give hessian=")
+        settings = effective_settings(format, method, scales=scales, damp=damp, act_order=act_order, follow=follow)
         if grid is None:
-            order = not follow if act_order is None else act_order
-            raw = gptq_blocks(
-                array, hessian, format, damp=damp, act_order=order, follow=follow, importance=importance
-            ).raw
+            raw = gptq_blocks(array, hessian, format, importance=importance, **settings).raw
             return Quantised(format, method, raw=raw)
-        order = bool(act_order)
-        coded = gptq(
-            array, hessian, grid, damp=damp, act_order=order, follow=follow, scales=scales, importance=importance
-        )
-        return Quantised(format, method, coded=coded)
+        return Quantised(format, method, coded=gptq(array, hessian, grid, importance=importance, **settings))
     if grid is None:
         return _blocks(array, format, method, importance)
     if method == "hqq":

@@ -17,6 +17,7 @@ from lepton_ref.compress.activations import Progress
 from lepton_ref.compress.calibration import Calibration, gguf_names, name_table
 from lepton_ref.compress.gptq_blocks import BLOCKS
 from lepton_ref.compress.layers import matrices, quantise_layers
+from lepton_ref.compress.quantise import effective_settings
 from lepton_ref.compress.recipe import Choice
 from lepton_ref.models.names import Part
 from lepton_ref.storage import BlockQuantised, Weight
@@ -110,16 +111,14 @@ def by_gptq(
     formats = {
         name: choices[full].format
         for name, full in names.items()
-        if name in alone
-        and full in choices
-        and choices[full].format in BLOCKS
-        and not choices[full].why.startswith("kept")
+        if name in alone and full in choices and choices[full].format in BLOCKS and not choices[full].kept
     }
     if not formats:
         given = ", ".join(sorted({choice.format for choice in choices.values()}))
         raise ValueError(
             f"no matrix of a layer becomes a format that GPTQ is for, but {given}; take {', '.join(BLOCKS)}"
         )
+    settings = effective_settings(next(iter(formats.values())), "gptq", **how)  # the same for all blocks
     changed = quantise_layers(seen, formats, method="gptq", sequential=sequential, progress=progress, **how)
-    record = {"method": "gptq", "sequential": sequential, **how, "calibration": seen.record()}
+    record = {"method": "gptq", "sequential": sequential, **settings, "calibration": seen.record()}
     return Ready(gguf_tensors(seen.model, changed), record)

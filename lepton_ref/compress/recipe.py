@@ -67,10 +67,19 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Choice:
-    """One tensor's format, and why."""
+    """One tensor's format, and why.
+
+    Attributes:
+        format: which.
+        why: for people.
+        kept: it is what the tensor had, since such tensors are not quantised unasked.
+        fallback: it stands for a format of which the tensor's rows are no whole blocks.
+    """
 
     format: str
     why: str
+    kept: bool = False
+    fallback: bool = False
 
 
 def require_encodable(name: str) -> None:
@@ -138,7 +147,8 @@ def choose(
         if given is not None:
             found[name] = _fitted(Choice(given[1], f"pattern {given[0]}"), shape)
         elif len(shape) < 2 or not quantised(name):
-            found[name] = Choice(kept[name], "kept: a vector" if len(shape) < 2 else "kept: never quantised")
+            why = "kept: a vector" if len(shape) < 2 else "kept: never quantised"
+            found[name] = Choice(kept[name], why, kept=True)
         elif recipe.mixture is not None:
             place = Place(*places[name], sharing, importance)
             choice = _mixed(name, shape, recipe.mixture, place, is_head=name == head, is_70b=is_70b)
@@ -211,7 +221,7 @@ def _mixed(name: str, shape: Sequence[int], mixture: str, place: Place, *, is_he
     what: Mixture = MIXTURES[mixture]
     if is_head:
         if shape[-1] % FORMATS[what.base].length:
-            return Choice("Q8_0", f"{mixture}: the head's rows are no whole blocks of {what.base}")
+            return Choice("Q8_0", f"{mixture}: the head's rows are no whole blocks of {what.base}", fallback=True)
         return Choice(what.head, f"{mixture}: the output head")
     kind = _counted(name)
     rule = next((rule for rule in what.rules if rule.kind == kind and rule.when(place)), None)
@@ -233,4 +243,4 @@ def _fitted(choice: Choice, shape: Sequence[int]) -> Choice:
     if other not in FORMATS or shape[-1] % FORMATS[other].length:
         other = "F16"
     why = f"{choice.why}; {shape[-1]} columns are no whole blocks of {choice.format}"
-    return Choice(other, why)
+    return Choice(other, why, fallback=True)
