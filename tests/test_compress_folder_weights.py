@@ -17,10 +17,11 @@ from planted import mutated
 from tiny_models import load
 
 import lepton_ref
+from lepton_ref.cli_quantise_folder import FOLDERS
 from lepton_ref.compress import folder_weights as page
 from lepton_ref.compress.folder_weights import kind_of, layer_matrices, quantise_matrices, require_packable
 from lepton_ref.compress.quantise import quantise_weight
-from lepton_ref.compress.to_folder import write_folder
+from lepton_ref.compress.to_folder import FORMATS, write_folder
 from lepton_ref.storage import Weight
 from lepton_ref.storage.affine import Affine
 from lepton_ref.storage.bnb4 import BitsAndBytes4
@@ -114,7 +115,7 @@ REFUSED = [
     (
         "int4-g64",
         "awq",
-        "layers.0.mlp.down.weight: rows of 96 are no whole groups of 64; take a divisor, or group=None",
+        "layers.0.mlp.down.weight: rows of 96 are no whole groups of 64; take a divisor, or one scale a row, such",
     ),
     (
         "int4-g32",
@@ -146,6 +147,22 @@ def test_what_is_not_is_said_before_anything_is_computed(
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         require_packable(model, format_, folder)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("format_", "folder"), [("fp8", "compressed-tensors"), ("nf4", "bitsandbytes")])
+def test_matrices_that_are_one_in_the_file_take_integers_alone(format_: str, folder: str) -> None:
+    kept = {"fp8": "FP8_E4M3FN", "nf4": "NF4"}[format_]
+    message = (
+        f"model.layers.0.mlp.gate_up_proj.weight: joins several matrices, kept as {kept}; "
+        "joined ones take integers alone: a grid such as int4-g64, or leave them dense"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        require_packable(load(TINY / "phi3"), format_, folder)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_knows_every_folder() -> None:
+    assert sorted(FOLDERS) == sorted(FORMATS)
 
 
 def test_blanks_have_the_shape_and_take_little_memory() -> None:

@@ -252,6 +252,10 @@ def singular() -> None:
     gptq(np.ones((2, 3)), np.ones((3, 3)), Grid(4), damp=0.0)
 
 
+def weighed(count: int) -> None:
+    gptq(np.ones((2, 64)), np.eye(64), Grid(4, 32), importance=np.ones(count))
+
+
 BAD = [
     (singular, "not positive definite: 0 is left of column 1; give damping"),
     (lambda: gptq(np.ones((2, 3)), np.eye(4), Grid(4)), "a Hessian of shape (4, 4); give (3, 3)"),
@@ -260,6 +264,10 @@ BAD = [
     (lambda: gptq(np.full((2, 3), np.inf), np.eye(3), Grid(4)), "weight is inf at (0, 0)"),
     (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4), damp=-1), "damp=-1; give a share"),
     (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4), block=0), "block=0; give at least 1"),
+    (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4), block=True), "block=True; give at least 1, as a whole number"),
+    (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4), block=1.5), "block=1.5; give at least 1, as a whole number"),  # type: ignore[arg-type]
+    (lambda: weighed(100), "importance has shape (100,); give one number for each of 64 inputs"),
+    (lambda: weighed(10), "importance has shape (10,); give one number for each of 64 inputs"),
     (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4, 2)), "no whole groups of 2"),
     (lambda: gptq(np.ones((2, 3)), np.eye(3), Grid(4), act_order=True, follow=True), "leave act_order"),
     (lambda: hessian([]), "calibration set is empty"),

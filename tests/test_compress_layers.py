@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,59 @@ def test_bad_input_gets_one_clear_line(call: Callable[[Calibration], object], te
     with pytest.raises(ValueError, match=re.escape(text)) as caught:
         call(seen)
     assert "\n" not in str(caught.value)
+
+
+EARLY: list[tuple[object, dict[str, object], str]] = [
+    ("int4-g8", {"method": "foo"}, "unknown method 'foo'; known: rtn, gptq, awq, hqq"),
+    ("int4-g8", {"method": ["gptq"]}, "unknown method ['gptq']; known: rtn, gptq, awq, hqq"),
+    (
+        "int4-g16",
+        {},
+        "head.weight: rows of 24 are no whole groups of 16; take a divisor, or one scale a row",
+    ),
+    (
+        {DOWN: "int4-g9"},
+        {},
+        f"{DOWN}: rows of 40 are no whole groups of 9; take a divisor, or one scale a row, such as",
+    ),
+    (5, {}, "format is 5; give a name such as 'Q4_K' or 'int4-g64', or matrix → name"),
+    ({UP: ["int4"]}, {}, "unknown format ['int4']; give a name such as 'Q4_K' or 'int4-g64'"),
+    ("int4-g8", {"method": "awq", "damp": 0.1}, "awq of layers has no setting 'damp'; it takes scales"),
+    ("int4-g8", {"method": "awq", "scales": "best"}, "unknown way to choose scales 'best'; known: minmax, clip"),
+    (
+        "int4-g8",
+        {"importance": None},
+        "gptq of layers has no setting 'importance'; it takes scales, damp, act_order, f",
+    ),
+    ("int4-g8", {"damp": -1}, "damp=-1; give a share of the mean of the diagonal, such as 0.01, or 0 for none"),
+    ("int4-g8", {"follow": 1}, "follow is 1; give True or False"),
+    ("int4-g8", {"act_order": True, "follow": True}, "leave act_order or the following"),
+    ("int4-g8-sym", {"method": "hqq"}, "HQQ chooses zero points, and a symmetric grid has one"),
+    ({DOWN: "MXFP4"}, {"method": "hqq"}, f"{DOWN} has rows of 40, no whole blocks of MXFP4; take a format of shorter"),
+]
+
+
+@pytest.mark.parametrize(("format_", "how", "text"), EARLY, ids=[text for *_, text in EARLY])
+def test_what_is_wrong_is_said_before_anything_is_run(
+    format_: Any, how: dict[str, Any], text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = calibrate(load(LLAMA), IDS[:20])
+    for called in ("lepton_ref.compress.layers.stream", "lepton_ref.compress.calibration.stream"):
+        monkeypatch.setattr(called, None)
+    with pytest.raises(ValueError, match=re.escape(text)) as caught:
+        quantise_layers(seen, format_, **how)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_method_that_blocks_have_not_is_refused_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, seen = wide(tmp_path)
+    monkeypatch.setattr(page, "stream", None)
+    with pytest.raises(ValueError, match="Q4_K has an encoder of its own and no hqq; take method='rtn' or 'gptq', or"):
+        quantise_layers(seen, "Q4_K", method="hqq")
+    late = mutated(page, "    _require_settings(formats, method, how)\n", "")
+    monkeypatch.setattr(late, "stream", None)
+    with pytest.raises(TypeError, match="not callable"):
+        late.quantise_layers(seen, "Q4_K", method="hqq")
 
 
 def wide(tmp_path: Path) -> tuple[lepton_ref.Model, Calibration]:

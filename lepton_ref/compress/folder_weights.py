@@ -20,7 +20,7 @@ import numpy as np
 from lepton_ref.compress.folder_plan import plan
 from lepton_ref.compress.grid import Grid
 from lepton_ref.compress.quantise import grid_of, quantise_weight
-from lepton_ref.compress.stored import affine_of
+from lepton_ref.compress.stored import STORED, affine_of
 from lepton_ref.compress.to_folder import FORMATS
 from lepton_ref.interface import HostArray
 from lepton_ref.models.program import Program
@@ -36,9 +36,6 @@ from lepton_ref.storage.scales import Per, Scales, tile_of, tiles
 
 ALONE = ("rtn", "hqq")
 """Methods that look at a matrix alone."""
-
-STORED = {"fp16": "F16", "bf16": "BF16", "fp32": "F32"}
-"""A grid's format of scales → as it is stored."""
 
 _NF4 = re.compile(r"nf4(?:-(\d{1,6}))?")
 _FP8 = re.compile(r"fp8(?:-(?:(tensor|channel)|(\d{1,6})x(\d{1,6})))?")

@@ -26,9 +26,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.compress.grid import Coded, Grid, fit, matrix
+from lepton_ref.compress.grid import Coded, Grid, fit, importance_of, matrix
 from lepton_ref.compress.hessian import damped, factor, require_hessian
 from lepton_ref.compress.reproducible import exact_sum, product
+from lepton_ref.plain.shown import shown
 
 Reals = NDArray[np.float64]
 Nearest = Callable[[int, Reals], tuple[NDArray[np.uint8], Reals]]
@@ -74,11 +75,11 @@ def feed_back(
             wanted to be by then, so that scales can follow; not together with act_order.
 
     Raises:
-        ValueError: shapes that do not fit, a Hessian that is not positive definite, a block below 1.
+        ValueError: shapes that do not fit, a Hessian that is not positive definite, a block that is no number from 1.
     """
     require_hessian(h, width=w.shape[1])
-    if block < 1:
-        raise ValueError(f"block={block}; give at least 1")
+    if not isinstance(block, int | np.integer) or isinstance(block, bool) or block < 1:
+        raise ValueError(f"block={shown(block)}; give at least 1, as a whole number")
     if begin is not None and act_order:
         raise ValueError("scales that follow the feedback need groups of neighbours; leave act_order or the following")
     order = np.argsort(-np.diag(h), kind="stable") if act_order else np.arange(len(h))
@@ -135,7 +136,7 @@ def gptq(
     w64 = matrix(w)
     require_hessian(h, width=w64.shape[1])
     length = grid.length(w64.shape[1])
-    weigh = np.diag(h) if importance is None else np.asarray(importance, dtype=np.float64)
+    weigh = importance_of(np.diag(h) if importance is None else importance, w64.shape[1])
     count = w64.shape[1] // length
     chosen = np.ones((len(w64), count)), np.zeros((len(w64), count))
 

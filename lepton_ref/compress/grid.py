@@ -72,7 +72,9 @@ class Grid:
         """
         length = width if self.group is None else self.group
         if width % length:
-            raise ValueError(f"rows of {width} are no whole groups of {length}; take a divisor, or group=None")
+            raise ValueError(
+                f"rows of {width} are no whole groups of {length}; take a divisor, or one scale a row, such as int4"
+            )
         return length
 
     def codes(self, w: Reals, scale: Reals, zero: Reals, /) -> Reals:

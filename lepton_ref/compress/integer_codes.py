@@ -90,6 +90,11 @@ def integer_codes(weight: Weight, /) -> IntegerCodes:
     return IntegerCodes(bits, codes, zeros, scales, groups, shared)
 
 
+def _is_integers(weight: Weight) -> bool:
+    base = weight.base if isinstance(weight, RowView) else weight
+    return isinstance(base, Affine | GPTQ | AWQ | PackQuantized)
+
+
 def _require_equal(groups: NDArray[np.int64], count: int) -> None:
     sizes = np.bincount(groups, minlength=count)
     if (sizes != sizes[0]).any():
@@ -125,6 +130,10 @@ def joined(pieces: Sequence[tuple[NDArray[np.int64], Weight]], outputs: int, /) 
     Raises:
         ValueError: matrices that are not integers of one width, one size of groups and one format of scales.
     """
+    for _, weight in pieces:
+        if not _is_integers(weight):
+            told = "joined ones take integers alone: a grid such as int4-g64, or leave them dense"
+            raise ValueError(f"joins several matrices, kept as {weight.format}; {told}")
     parts = [(rows, integer_codes(weight)) for rows, weight in pieces]
     first = parts[0][1]
     kinds = {(p.bits, p.group_size, p.scales.format) for _, p in parts}

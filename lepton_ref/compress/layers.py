@@ -28,13 +28,17 @@ from lepton_ref.compress.fold import fold
 from lepton_ref.compress.grid import Coded, Grid, round_to_nearest
 from lepton_ref.compress.hessian import hessian
 from lepton_ref.compress.mixtures import FALLBACKS
-from lepton_ref.compress.quantise import Quantised, grid_of, quantise_weight
+from lepton_ref.compress.quantise import METHODS, Quantised, grid_of, quantise_weight
 from lepton_ref.compress.statistics import channels
 from lepton_ref.compress.stored import affine_of
 from lepton_ref.models.program import Program
+from lepton_ref.plain.shown import shown
 from lepton_ref.storage import FORMATS, BlockQuantised, Weight
 
 Reals = NDArray[np.float64]
+
+SETTINGS = ("scales", "damp", "act_order", "follow")
+"""What else `quantise_layers` takes; awq the first of them."""
 
 
 def quantise_layers(
@@ -58,14 +62,16 @@ def quantise_layers(
         sequential: whether each layer sees what the quantised ones before it give; AWQ does not.
         only: which matrices, by name; all that nothing but linear ops reads where None, so not a tied head.
         progress: called before each op of the run.
-        how: what else `quantise_weight` takes: scales, damp, act_order, follow.
+        how: what else `quantise_weight` takes: scales, damp, act_order, follow; awq takes scales alone.
 
     Raises:
-        ValueError: a format that is neither, a matrix that there is not, rows that are not whole groups or blocks, or
-            what the method refuses.
+        ValueError: before anything is run: a format that is neither, a matrix that there is not, rows that are not
+            whole groups or blocks, an unknown method or setting, or one that the format does not have; then what the
+            method refuses of the numbers.
     """
     program: Program = seen.model.program
     formats = _formats(program, format, {name for name in matrices(program) if only is None or only(name)})
+    _require_settings(formats, method, how)
     if method == "awq":
         return _by_awq(seen, formats, progress, **how)
     weights: dict[str, Weight] = dict(seen.model.parts.weights)
@@ -90,6 +96,8 @@ def quantise_layers(
 
 def _formats(program: Program, format: str | Mapping[str, str], wanted: set[str]) -> dict[str, str]:
     """The format of each matrix that changes."""
+    if not isinstance(format, str | Mapping):
+        raise ValueError(f"format is {shown(format)}; give a name such as 'Q4_K' or 'int4-g64', or matrix → name")
     if isinstance(format, str):
         return {name: _fitted(name, program.weights[name][1], format, fall_back=True) for name in sorted(wanted)}
     strange = [name for name in format if name not in wanted]
@@ -100,12 +108,33 @@ def _formats(program: Program, format: str | Mapping[str, str], wanted: set[str]
 
 def _fitted(name: str, width: int, format: str, *, fall_back: bool) -> str:
     """The format, or its fallback where rows are no whole blocks."""
-    if format not in FORMATS and grid_of(format) is None:
+    grid = grid_of(format)
+    if format not in FORMATS and grid is None:
         raise ValueError(f"format {format!r} is no integer grid such as int4-g64 and no block format such as Q4_K")
+    if grid is not None:
+        try:
+            grid.length(width)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     for one in (format, FALLBACKS.get(format, format)) if fall_back else (format,):
         if one not in FORMATS or width % FORMATS[one].length == 0:
             return one
     raise ValueError(f"{name} has rows of {width}, no whole blocks of {format}; take a format of shorter blocks")
+
+
+def _require_settings(formats: Mapping[str, str], method: str, how: Mapping[str, Any]) -> None:
+    """The method is one and has these settings and formats: each format is tried on one row of zeros."""
+    if not isinstance(method, str) or method not in METHODS:
+        raise ValueError(f"unknown method {shown(method)}; known: {', '.join(METHODS)}")
+    known = SETTINGS[:1] if method == "awq" else SETTINGS
+    for name in how:
+        if name not in known:
+            raise ValueError(f"{method} of layers has no setting {name!r}; it takes {', '.join(known)}")
+    for one in dict.fromkeys(formats.values()):
+        grid = grid_of(one)
+        length = FORMATS[one].length if grid is None else grid.group or 1
+        tried = {"hessian": np.eye(length), **how} if method == "gptq" else how
+        quantise_weight(np.zeros((1, length)), one, method="rtn" if method == "awq" else method, **tried)
 
 
 def matrices(program: Program, /) -> set[str]:

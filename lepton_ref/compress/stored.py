@@ -11,7 +11,8 @@ from lepton_ref.storage.affine import Affine
 from lepton_ref.storage.byte_codes import pack
 from lepton_ref.storage.scales import scales_of
 
-_FORMATS = MappingProxyType({"fp16": "F16", "bf16": "BF16", "fp32": "F32"})
+STORED = MappingProxyType({"fp16": "F16", "bf16": "BF16", "fp32": "F32"})
+"""A grid's format of scales → as it is stored."""
 
 
 def affine_of(coded: Coded, /) -> Affine:
@@ -25,6 +26,6 @@ def affine_of(coded: Coded, /) -> Affine:
         worst = coded.zeros[(zeros != coded.zeros) | (coded.zeros > coded.grid.last)][0]
         raise ValueError(f"a zero point of {worst:g} is no code of {coded.grid.bits} bits; quantise with whole=True")
     columns = coded.codes.shape[1]
-    scales = scales_of(coded.scales, _FORMATS[coded.grid.stored])
+    scales = scales_of(coded.scales, STORED[coded.grid.stored])
     tile = (1, coded.grid.length(columns))
     return Affine(pack(coded.codes, coded.grid.bits), scales, zeros, bits=coded.grid.bits, columns=columns, tile=tile)
