@@ -30,7 +30,7 @@ PAGE = ROOT / "docs" / "formats-measured.md"
 GRIDS = ("int8-g64", "int4-g64", "int3-g64", "int2-g64")
 METHODS = ("rtn", "gptq", "awq", "hqq")
 MIXED = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "IQ2_M", "IQ3_M")
-FED_BACK = ("Q5_0", "Q4_0", "Q4_1", "Q4_K", "IQ4_NL", "Q4_K_M")
+FED_BACK = ("Q5_0", "Q4_0", "Q4_K", "IQ4_NL", "Q4_K_M")
 """Formats that are measured with GPTQ's codes too."""
 OF_ACTIVATIONS = ("Q8_1", "Q8_K")
 HEAD = """# Formats, measured
