@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from lepton_ref.compress.tokenizer_to_gguf_bytes import byte_level_from_files, byte_level_from_json
+from lepton_ref.compress.tokenizer_to_gguf_checks import as_text
 from lepton_ref.compress.tokenizer_to_gguf_pieces import (
     is_pieces,
     pieces_from_json,
@@ -56,6 +57,8 @@ def tokenizer_metadata(folder: Path, vocab_size: int) -> tuple[dict[str, Any], d
         return {}, {}, (f"no tokenizer is written for {folder}: {reason}",)
     entries = {key if key.startswith("general.") else PREFIX + key: value for key, value in found.items()}
     for name, template in words.settings.chat_templates.items():
+        where = f"{folder / 'tokenizer_config.json'}: chat_template"
+        as_text(template, f"{where} {as_text(name, where)}")
         entries["tokenizer.chat_template" + ("" if name == "default" else f".{name}")] = template
     return entries, {PREFIX + key: kind for key, kind in TYPES.items() if key in found}, (*words.notes, *notes)
 

@@ -10,10 +10,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lepton_ref.compress.tokenizer_to_gguf_words import Unsayable, Words, added_tokens, ends_of, laid_out, shown
+from lepton_ref.compress.tokenizer_to_gguf_checks import as_vocabulary
+from lepton_ref.compress.tokenizer_to_gguf_words import (
+    Unsayable,
+    Words,
+    added_tokens,
+    ends_of,
+    json_of,
+    laid_out,
+    require_plain_merges,
+    shown,
+)
 from lepton_ref.compress.tokenizer_to_gguf_words import white_space_notes as notes_of
+from lepton_ref.text.build import check_merges
 from lepton_ref.text.config_files import Settings
 from lepton_ref.text.from_folder import BYTE_LEVEL_FAMILIES, read_vocab_and_merges, usual_ends
+from lepton_ref.text.merges import stated_merges
 from lepton_ref.text.parts import NORMAL
 from lepton_ref.text.pretokenizers import PRE_TOKENIZERS
 
@@ -22,14 +34,16 @@ def byte_level_from_json(found: Mapping[str, Any], settings: Settings, rows: int
     """The BPE of a tokenizer.json.
 
     Raises:
+        ValueError: ids, tokens or merges that are none.
         Unsayable: a cut that GGUF has no name for, or another reason.
     """
     model = found["model"]
-    pre = _pre(found, model)
+    pre, path = _pre(found, model), json_of(settings)
+    require_plain_merges(model)
     added = added_tokens(found, settings)
-    vocabulary = {index: (token, NORMAL) for token, index in model["vocab"].items()}
-    tokens, kinds = laid_out(vocabulary, added, rows)
-    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges", [])]
+    vocabulary = {i: (token, NORMAL) for i, token in as_vocabulary(model["vocab"], f"{path}: model.vocab").items()}
+    tokens, kinds = laid_out(vocabulary, added, rows, path)
+    merges = [" ".join(pair) for pair in stated_merges(model.get("merges", []), model["vocab"], source=str(path))]
     names = {token: index for index, token in enumerate(tokens)}
     more = {"pre": pre, "merges": merges}
     return Words("gpt2", tokens, kinds, settings, ends_of(found, settings), more, names, notes_of(added))
@@ -45,7 +59,8 @@ def byte_level_from_files(folder: Path, settings: Settings, rows: int) -> Words:
     read, settings = read_vocab_and_merges(folder, settings)
     vocabulary = dict(enumerate(zip(read.tokens, read.types, strict=True)))
     added = {index: entry for index, entry in settings.added.items() if index >= len(read.tokens)}
-    tokens, kinds = laid_out(vocabulary, added, rows)
+    tokens, kinds = laid_out(vocabulary, added, rows, folder / "vocab.json")
+    check_merges(read)
     more = {"pre": BYTE_LEVEL_FAMILIES[settings.family], "merges": [" ".join(pair) for pair in read.merges]}
     names = {token: index for index, token in enumerate(tokens)}
     ends = usual_ends(settings, "vocab.json") if _silent(settings) else ends_of({}, settings)

@@ -8,18 +8,27 @@ text first, so merges that make or use one count for nothing; one with ▁ in it
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from lepton_ref.compress.tokenizer_to_gguf_words import Unsayable, Words, added_tokens, ends_of, laid_out, shown
+from lepton_ref.compress.tokenizer_to_gguf_checks import as_bytes, as_id, as_score, as_scored, as_vocabulary
+from lepton_ref.compress.tokenizer_to_gguf_words import (
+    Unsayable,
+    Words,
+    added_tokens,
+    ends_of,
+    json_of,
+    laid_out,
+    require_plain_merges,
+    shown,
+)
 from lepton_ref.compress.tokenizer_to_gguf_words import white_space_notes as notes_of
 from lepton_ref.text.build import SPACE
 from lepton_ref.text.config_files import Settings
 from lepton_ref.text.from_folder import read_pieces, usual_ends
-from lepton_ref.text.merges import merges_from_scores
+from lepton_ref.text.merges import merges_from_scores, stated_merges
 from lepton_ref.text.parts import BYTE, NORMAL, UNKNOWN, USER_DEFINED, Vocabulary
 from lepton_ref.text.sentencepiece import BPE
 
@@ -50,9 +59,10 @@ def pieces_from_model(path: Path, settings: Settings, rows: int) -> Words:
     read = model.vocabulary
     added = {index: entry for index, entry in settings.added.items() if index >= len(read.tokens)}
     vocabulary = dict(enumerate(zip(read.tokens, read.types, strict=True)))
-    tokens, kinds = laid_out(vocabulary, added, rows)
+    tokens, kinds = laid_out(vocabulary, added, rows, path)
+    scores = [as_score(score, f"{path}: score of piece {index}") for index, score in enumerate(read.scores)]
     more: dict[str, Any] = {
-        "scores": [*map(float, read.scores), *map(_rest, kinds[len(read.scores) :])],
+        "scores": [*scores, *map(_rest, kinds[len(read.scores) :])],
         "add_space_prefix": model.space_prefix,
         "unknown_token_id": model.unk_id,
     }
@@ -84,6 +94,7 @@ def pieces_from_json(found: Mapping[str, Any], settings: Settings, rows: int) ->
     """The BPE of a tokenizer.json, with spaces as ▁.
 
     Raises:
+        ValueError: ids, tokens or merges that are none.
         Unsayable: merges that no scores give, or another reason.
     """
     model = found["model"]
@@ -93,15 +104,18 @@ def pieces_from_json(found: Mapping[str, Any], settings: Settings, rows: int) ->
     fallback = bool(model.get("byte_fallback"))
     if model.get("ignore_merges") or not (model.get("fuse_unk") or fallback):
         raise Unsayable("GGUF's pieces are merged always, and unknown ones fused; ignore_merges and fuse_unk differ")
-    merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model.get("merges", [])]
-    known, made = model["vocab"], {"".join(pair) for pair in merges}
+    require_plain_merges(model)
+    path = json_of(settings)
+    known = as_vocabulary(model["vocab"], f"{path}: model.vocab")
+    merges = stated_merges(model.get("merges", []), model["vocab"], source=str(path))
+    made = {"".join(pair) for pair in merges}
     spaced = {i: e for i, e in added.items() if not e.get("special") and SPACE in e["content"]}
     ordinary = {index for index, entry in spaced.items() if entry["content"] in made}
     if any(not entry.get("normalized") for index, entry in spaced.items() if index not in ordinary):
         raise Unsayable("an added token holds a ▁ that is not a space there, and would be one in GGUF")
     whole = {index: entry for index, entry in added.items() if index not in ordinary}
-    vocabulary = {i: (t, BYTE if fallback and t in BYTES else NORMAL) for t, i in known.items()}
-    tokens, kinds = laid_out(vocabulary, whole, rows)
+    vocabulary = {i: (t, BYTE if fallback and t in BYTES else NORMAL) for i, t in known.items()}
+    tokens, kinds = laid_out(vocabulary, whole, rows, path)
     if unknown in tokens:
         kinds[tokens.index(unknown)] = UNKNOWN
     if prefix and any(e.get("normalized") for e in whole.values() if not e.get("special")):
@@ -180,12 +194,15 @@ def unigram_from_json(found: Mapping[str, Any], settings: Settings, rows: int) -
     """The Unigram of a tokenizer.json that cuts whole texts, or at spaces where no piece has one inside.
 
     Raises:
+        ValueError: ids, tokens or scores that are none.
         Unsayable: a normalisation or a cut that GGUF cannot say.
     """
     model = found["model"]
-    pairs = [(str(token), float(score)) for token, score in model["vocab"]]
+    path = json_of(settings)
+    pairs = as_scored(model["vocab"], f"{path}: model.vocab")
     added = added_tokens(found, settings)
-    unknown = pairs[model["unk_id"]][0] if model.get("unk_id") is not None else None
+    silent = model.get("unk_id") is None
+    unknown = None if silent else pairs[as_id(model["unk_id"], f"{path}: model.unk_id", below=len(pairs))][0]
     cut: Any = found.get("pre_tokenizer")
     normalizer: Any = found.get("normalizer")
     steps = normalizer.get("normalizers", [normalizer]) if isinstance(normalizer, dict) else []
@@ -202,13 +219,13 @@ def unigram_from_json(found: Mapping[str, Any], settings: Settings, rows: int) -
     prefix, notes = _space_prefix({"normalizers": rest[len(COLLAPSE) if collapse else 0 :]}, joined)
     fallback = bool(model.get("byte_fallback"))
     vocabulary = {i: (t, BYTE if fallback and t in BYTES else NORMAL) for i, (t, _) in enumerate(pairs)}
-    tokens, kinds = laid_out(vocabulary, added, rows)
+    tokens, kinds = laid_out(vocabulary, added, rows, path)
     kinds[model["unk_id"]] = UNKNOWN
     more: dict[str, Any] = {
         "scores": [*(score for _, score in pairs), *map(_rest, kinds[len(pairs) :])],
         "add_space_prefix": prefix,
         "remove_extra_whitespaces": collapse,
-        **_map(base64.b64decode(maps[0]["precompiled_charsmap"]) if maps else b""),
+        **_map(as_bytes(maps[0]["precompiled_charsmap"], f"{path}: normalizer.precompiled_charsmap") if maps else b""),
         "unknown_token_id": model["unk_id"],
     }
     names = {token: index for index, token in enumerate(tokens)}

@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lepton_ref.compress.tokenizer_to_gguf_words import Unsayable, Words, added_tokens, ends_of, laid_out, shown
+from lepton_ref.compress.tokenizer_to_gguf_checks import as_vocabulary
+from lepton_ref.compress.tokenizer_to_gguf_words import (
+    Unsayable,
+    Words,
+    added_tokens,
+    ends_of,
+    json_of,
+    laid_out,
+    shown,
+)
 from lepton_ref.compress.tokenizer_to_gguf_words import white_space_notes as notes_of
 from lepton_ref.text.build import SPACE
 from lepton_ref.text.config_files import Settings
@@ -25,6 +34,7 @@ def word_piece_from_json(found: Mapping[str, Any], settings: Settings, rows: int
     """The WordPiece of a tokenizer.json.
 
     Raises:
+        ValueError: ids or tokens that are none.
         Unsayable: a normalisation or a cut that is not BERT's.
     """
     model, cut = found["model"], found.get("pre_tokenizer")
@@ -33,10 +43,11 @@ def word_piece_from_json(found: Mapping[str, Any], settings: Settings, rows: int
     forms = isinstance(normalizer, dict) and normalizer.get("type") == "BertNormalizer"
     if not usual or not forms or cut != {"type": "BertPreTokenizer"} or not normalizer.get("clean_text", True):
         raise Unsayable(f"GGUF's words are BERT's alone: normalizer {shown(normalizer)}, cut {shown(cut)}")
-    vocabulary = {index: (token, NORMAL) for token, index in model["vocab"].items()}
+    path = json_of(settings)
+    vocabulary = {i: (token, NORMAL) for i, token in as_vocabulary(model["vocab"], f"{path}: model.vocab").items()}
     added = added_tokens(found, settings)
     unknown = model.get("unk_token")
-    tokens, kinds = laid_out(vocabulary, added, rows)
+    tokens, kinds = laid_out(vocabulary, added, rows, path)
     flags = [normalizer.get(key) for key in ("lowercase", "strip_accents", "handle_chinese_chars")]
     return _words(tokens, kinds, settings, ends_of(found, settings), unknown, flags, notes_of(added))
 
@@ -51,7 +62,7 @@ def word_piece_from_list(path: Path, settings: Settings, rows: int) -> Words:
     read, settings = read_word_list(path, settings)
     added = {index: entry for index, entry in settings.added.items() if index >= len(read.tokens)}
     vocabulary = dict(enumerate(zip(read.tokens, read.types, strict=True)))
-    tokens, kinds = laid_out(vocabulary, added, rows)
+    tokens, kinds = laid_out(vocabulary, added, rows, path)
     flags = [settings.flag("do_lower_case", True), settings.flag("strip_accents", None)]
     flags.append(settings.flag("tokenize_chinese_chars", True))
     silent = settings.flag("add_bos_token", None) is None and settings.flag("add_eos_token", None) is None
@@ -82,6 +93,10 @@ def _words(
         raise Unsayable(f"GGUF's words stand between cls_token and sep_token, here between {ends[0]!r} and {ends[1]!r}")
     kinds[names[unknown]] = UNKNOWN
     spelled = [_spelled(token) if kind == NORMAL else token for token, kind in zip(tokens, kinds, strict=True)]
+    if len(set(spelled)) < len(spelled):
+        raise Unsayable(
+            "two of its tokens are spelled alike in GGUF, where ▁ begins a word and nothing marks the inside"
+        )
     more: dict[str, Any] = {"unknown_token_id": names[unknown], "bos_token_id": names[str(ends[0])]}
     more |= {"normalizer.lowercase": bool(lowercase), "normalizer.strip_accents": bool(lowercase)}
     return Words("bert", spelled, kinds, settings, ends, more, names, notes)

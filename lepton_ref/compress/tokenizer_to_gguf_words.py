@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lepton_ref.compress.tokenizer_to_gguf_checks import AGAIN, as_added, as_text
 from lepton_ref.text.config_files import Settings
 from lepton_ref.text.parts import CONTROL, UNUSED, USER_DEFINED
 
@@ -38,27 +40,72 @@ class Words:
     names: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for end in self.ends:
+            if end is not None and not isinstance(end, str):
+                raise TypeError(f"{end!r} around a text is no token")
+
+
+def require_plain_merges(model: Mapping[str, Any]) -> None:
+    """Refuse a BPE that marks where in a word a token stands.
+
+    Raises:
+        Unsayable: GGUF cannot say it.
+    """
+    for name in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(name):
+            raise Unsayable(f"GGUF's merges join tokens as they are, and its {name} is {shown(repr(model[name]), 40)}")
+
 
 def added_tokens(found: Mapping[str, Any], settings: Settings) -> dict[int, dict[str, Any]]:
-    """Id → entry, of tokens that tokenizer.json or tokenizer_config.json add: the former is asked first."""
-    entries = {entry["id"]: entry for entry in found.get("added_tokens", [])}
-    return {**settings.added, **entries}
+    """Id → entry, of tokens that tokenizer.json or tokenizer_config.json add: the former is asked first.
+
+    Raises:
+        ValueError: an entry without an id of its own, or without a text.
+    """
+    for index, entry in settings.added.items():
+        as_text(entry["content"], f"{settings.folder / 'tokenizer_config.json'}: added token {index}")
+    return {**settings.added, **as_added(found.get("added_tokens", []), f"{json_of(settings)}: added_tokens")}
+
+
+def json_of(settings: Settings) -> Path:
+    """The folder's tokenizer.json."""
+    return settings.folder / "tokenizer.json"
 
 
 def laid_out(
-    vocabulary: Mapping[int, tuple[str, int]], added: Mapping[int, Mapping[str, Any]], rows: int
+    vocabulary: Mapping[int, tuple[str, int]], added: Mapping[int, Mapping[str, Any]], rows: int, path: Path
 ) -> tuple[list[str], list[int]]:
     """The token and the type of each id up to the model's last row; rows without a token are unused.
 
+    Args:
+        vocabulary: id → token and type.
+        added: id → entry.
+        rows: how many ids the model has.
+        path: the tokenizer's file, for messages.
+
     Raises:
+        ValueError: an id of two tokens, a token of two ids, or one that UTF-8 cannot hold.
         Unsayable: more tokens than rows.
     """
     by_id = dict(vocabulary)
     for index, entry in added.items():
+        given = by_id.get(index, (entry["content"],))[0]
+        if given != entry["content"]:
+            both = f"{given!a} and {entry['content']!a}"
+            raise ValueError(f"{path}: id {index} is both {both}: each id has one token: {AGAIN}")
         by_id[index] = (entry["content"], CONTROL if entry.get("special") else USER_DEFINED)
+    ids: dict[str, int] = {}
+    for index, (token, _) in sorted(by_id.items()):
+        first = ids.setdefault(as_text(token, f"{path}: token {index}"), index)
+        if first != index:
+            raise ValueError(f"{path}: {token!r} is both id {first} and id {index}: each token has one id: {AGAIN}")
     count = max((index + 1 for index in by_id), default=0)
     if count > rows:
         raise Unsayable(f"it has {count} tokens, the model {rows} rows")
+    taken = next((name for index in range(rows) if index not in by_id and (name := f"[PAD{index}]") in ids), None)
+    if taken is not None:
+        raise Unsayable(f"its token {taken!r} has the name of a row without a token")
     every = [by_id.get(index, (f"[PAD{index}]", UNUSED)) for index in range(rows)]
     return [token for token, _ in every], [kind for _, kind in every]
 

@@ -87,7 +87,7 @@ def _read_vocab_json(path: Path) -> list[str]:
     tokens: list[str] = [""] * len(entries)
     taken = [False] * len(entries)
     for token, index in entries.items():
-        if not isinstance(index, int) or not 0 <= index < len(entries) or taken[index]:
+        if type(index) is not int or not 0 <= index < len(entries) or taken[index]:
             raise ValueError(f"{path}: {token!r}: {index!r}: ids must be 0 … {len(entries) - 1}, each once")
         tokens[index], taken[index] = token, True
     return tokens
