@@ -83,11 +83,11 @@ def _logits(args: argparse.Namespace, text: str | None) -> None:
             f"{args.b} has logits of shape {theirs.shape}, the text makes {(len(ids), model.config.vocab_size)}; "
             "give float32 (tokens, vocabulary) at these tokens, which `lepton-ref logits --json` shows"
         )
-    starts = {f"tokens {at}": at for at in range(0, len(ids), args.window)}
-    windows = [ids[at : at + args.window] for at in starts.values()]
+    windows = {f"tokens {at}": slice(at, at + args.window) for at in range(0, len(ids), args.window)}
     shown = progress("outputs", wanted=not args.json)
-    ours = [np.asarray(model.forward([windows[starts[name] // args.window]])[0]) for name in shown([*starts])]
-    found = compare_logits(ours, [theirs[at : at + args.window] for at in starts.values()], windows, seed=args.seed)
+    ours = (np.asarray(model.forward([ids[windows[name]]])[0]) for name in shown([*windows]))
+    rows = windows.values()
+    found = compare_logits(ours, (theirs[each] for each in rows), (ids[each] for each in rows), seed=args.seed)
     report: dict[str, Any] = {
         "KL(a‖b), nats": found.kl.value,
         "its 95 % interval": [found.kl.low, found.kl.high],

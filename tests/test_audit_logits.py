@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -91,6 +93,30 @@ def test_perplexities_against_the_definition(count: int, width: int, data: st.Da
         assert abs(math.log(estimate.value) - mean) <= (500 + 2 * width) * 2.0**-53
 
 
+def most_held(page: Any) -> int:
+    """How many windows of a are alive when the next is asked for, at most."""
+    made: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    def windows() -> Iterator[Any]:
+        for shift in range(4):
+            alive.append(sum(each() is not None for each in made))
+            x = np.full((2, 3), float(shift))
+            made.append(weakref.ref(x))
+            yield x
+            del x
+
+    found = page.compare_logits(windows(), (np.ones((2, 3)) for _ in range(4)), ([0, 1] for _ in range(4)))
+    listed = page.compare_logits([np.full((2, 3), float(n)) for n in range(4)], [np.ones((2, 3))] * 4, [[0, 1]] * 4)
+    assert found == listed
+    return max(alive)
+
+
+def test_windows_are_held_one_by_one() -> None:
+    assert most_held(page) == 0
+    assert most_held(mutated(page, "iter(a), iter(b)", "iter(list(a)), iter(b)")) > 0
+
+
 def test_nothing_between_logits_and_themselves() -> None:
     x = np.random.default_rng(0).standard_normal((50, 20)).astype(np.float32)
     x[3, 4] = -np.inf
@@ -119,6 +145,8 @@ X = np.zeros((2, 3), dtype=np.float32)
     [
         ([], [], [], "got 0, 0 and 0 windows"),
         ([X], [X], [[0, 1], [1]], "got 1, 1 and 2 windows"),
+        (iter([X, X]), iter([X]), iter([[0, 1]] * 5), "got 2, 1 and 2 windows of a, b and ids, up to the first that"),
+        (iter([]), [X], [[0, 1]], "got 0, 1 and 1 windows"),
         ([X], [X[:, :2]], [[0, 1]], r"\(2, 3\) and \(2, 2\)"),
         ([X], [X], [[0]], "for 1 tokens"),
         ([X[0]], [X[0]], [[0, 1, 2]], r"shapes \(3,\)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,19 @@ def test_other_logits(told: Any, path: Path, tmp_path: Path) -> None:
     code, out, err = told(*words)
     assert (code, err) == (0, "")
     assert "top-1 agreement" in out
+
+
+def test_no_window_of_ours_is_kept(told: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "own.npy", np.concatenate(windows_of(path, 2)))
+    given: list[Any] = []
+
+    def seen(a: Any, b: Any, ids: Any, **how: Any) -> Any:
+        given.append(a)
+        return compare_logits(a, b, ids, **how)
+
+    monkeypatch.setattr("lepton_ref.audit.logits.compare_logits", seen)
+    assert told("compare", path, tmp_path / "own.npy", "--ids", "3,4,5,6,7", "--window", 2, "--json")[0] == 0
+    assert isinstance(given[0], Iterator), "windows are made when they are asked for"
 
 
 def test_refused_in_one_line(told: Any, path: Path, tmp_path: Path) -> None:

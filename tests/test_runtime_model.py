@@ -504,3 +504,10 @@ def test_a_weight_is_decoded_once_however_many_threads_want_it(locked: bool) -> 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: list(kept.panels(backend=BACKEND)), range(2)))
     assert base.decoded == (1 if locked else 2)
+
+
+@pytest.mark.parametrize("room", [np.empty((3, 2)), np.empty((2, 3), dtype=np.float16)])
+def test_a_weight_is_kept_as_float64_or_float32_of_its_shape(room: Any) -> None:
+    assert Kept(Slow(), backend=BACKEND, room=np.empty((2, 3), dtype=np.float32)).room.dtype == np.float32
+    with pytest.raises(ValueError, match=r"room must be float64 or float32 of shape \(2, 3\), got float"):
+        Kept(Slow(), backend=BACKEND, room=room)

@@ -56,6 +56,11 @@ def between(a: float) -> NDArray[np.float32]:
     return np.concatenate([[a], near, np.nextafter(near, np.float32(9)), np.nextafter(near, np.float32(-9)), [-0.0]])
 
 
+def test_what_is_compared_with_is_exact() -> None:
+    bits = [abs((low + high).numerator).bit_length() for low, high in pairwise(TABLE)]
+    assert max(bits) == 26, "24 more of a block's largest number make 50, of float64's 53"
+
+
 @pytest.mark.parametrize("a", [1.0, 0.3, 3.0e38, 1e-44, 7.0])
 def test_the_nearest_number_of_the_table(a: float) -> None:
     check(encode_nf4, np.resize(between(float(np.float32(a))).astype(np.float32), (2, 32)), 64)

@@ -5,15 +5,16 @@ r"""Logits of any two programs over the same tokens: how far their predictions a
     ratio        e to the mean of the difference of both, token by token: perplexity of b over that of a
     top-1        how often both put the same token first
 
-A window is run on its own, from position 0. Every estimate has the interval between the 2.5 % and 97.5 % quantiles of
-the same statistic of resampled positions (`lepton_ref.audit.compare.bootstrap_interval`); the ratio's is of pairs, so
-it is narrow where the two err together. Everything is computed in float64, some positions at a time.
+A window is run on its own, from position 0. KL, the perplexities and their ratio have the interval between the 2.5 %
+and 97.5 % quantiles of the same statistic of resampled positions (`lepton_ref.audit.compare.bootstrap_interval`), drawn
+as if positions were independent; the ratio's is of pairs, so it is narrow where the two err together. Everything is
+computed in float64, some positions at a time, and windows that are made one by one are held one by one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,55 +72,87 @@ class LogitsDifference:
     seed: int
 
 
+@dataclass(frozen=True)
+class _Window:
+    """What is kept of one window: of each position its KL and agreement, of each token that follows its surprises."""
+
+    kl: Reals
+    same: NDArray[np.bool_]
+    squares: float
+    largest: float
+    size: int
+    surprises: tuple[Reals, Reals]
+
+
 def compare_logits(
-    a: Sequence[HostArray], b: Sequence[HostArray], ids: Sequence[Sequence[int]], /, *, seed: int = 0
+    a: Iterable[HostArray], b: Iterable[HostArray], ids: Iterable[Sequence[int]], /, *, seed: int = 0
 ) -> LogitsDifference:
     """Compare what two programs give at the same tokens.
 
     Args:
         a: what is measured against: for each window (T, V) logits, row t those of the token after token t.
         b: the other's, of the same shapes.
-        ids: for each window its T tokens.
+        ids: for each window its T tokens. All three may be generators: no window is held when the next is asked for.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: no windows, shapes that do not fit together, an id outside the vocabulary, or logits that are NaN.
+        ValueError: no windows, not as many of each, shapes that do not fit together, an id outside the vocabulary, or
+            logits that are NaN.
     """
-    if not len(a) == len(b) == len(ids) > 0:
-        raise ValueError(
-            f"got {len(a)}, {len(b)} and {len(ids)} windows of a, b and ids; give as many of each, 1 or more"
-        )
-    kl, same, squares, largest = [], [], [], 0.0
-    scores: tuple[list[Reals], list[Reals]] = ([], [])
-    for x, y, window in zip(a, b, ids, strict=True):
-        _check(x, y, window)
-        step = max(1, AT_ONCE // x.shape[1])
-        for at in range(0, len(window), step):
-            left, right = x[at : at + step], y[at : at + step]
-            kl.append(kl_divergence(left, right))
-            same.append(left.argmax(axis=-1) == right.argmax(axis=-1))
-            with np.errstate(invalid="ignore"):  # −∞ − −∞: a token without a chance in both
-                apart = np.where(left == right, 0.0, right.astype(np.float64) - left)
-            squares.append(float(np.sum(apart * apart)))
-            largest = max(largest, float(np.max(np.abs(apart))))
-            following = np.asarray(window[at + 1 : at + 1 + step], dtype=np.int64)
-            for into, logits in zip(scores, (left, right), strict=True):
-                into.append(_surprise(logits[: len(following)], following))
-    every = np.concatenate(kl)
-    surprises = [np.concatenate(one) for one in scores]
+    done: list[_Window] = []
+    left, right, tokens = iter(a), iter(b), iter(ids)
+    while (one := _compared(len(done), next(left, None), next(right, None), next(tokens, None))) is not None:
+        done.append(one)
+    every = np.concatenate([one.kl for one in done])
+    surprises = [np.concatenate([one.surprises[which] for one in done]) for which in (0, 1)]
     counted = surprises[0].size > 0
     return LogitsDifference(
         kl=_mean(every, seed),
         kl_largest=float(every.max()),
-        agreement=float(np.concatenate(same).mean()),
-        rms=math.sqrt(math.fsum(squares) / sum(x.size for x in a)),
-        largest=largest,
+        agreement=float(np.concatenate([one.same for one in done]).mean()),
+        rms=math.sqrt(math.fsum(one.squares for one in done) / sum(one.size for one in done)),
+        largest=max(one.largest for one in done),
         perplexity_a=_power(_mean(surprises[0], seed)) if counted else None,
         perplexity_b=_power(_mean(surprises[1], seed)) if counted else None,
         ratio=_power(_mean(surprises[1] - surprises[0], seed)) if counted else None,
         positions=len(every),
-        windows=len(ids),
+        windows=len(done),
         seed=seed,
+    )
+
+
+def _compared(before: int, x: HostArray | None, y: HostArray | None, window: Sequence[int] | None) -> _Window | None:
+    """One window of each; None where all have ended, with some windows before."""
+    if x is None or y is None or window is None:
+        counts = [before + (one is not None) for one in (x, y, window)]
+        if counts == [before] * 3 and before > 0:
+            return None
+        raise ValueError(
+            f"got {counts[0]}, {counts[1]} and {counts[2]} windows of a, b and ids, "
+            "up to the first that is missing; give as many of each, 1 or more"
+        )
+    _check(x, y, window)
+    kl, same, squares, largest = [], [], [], 0.0
+    scores: tuple[list[Reals], list[Reals]] = ([], [])
+    step = max(1, AT_ONCE // x.shape[1])
+    for at in range(0, len(window), step):
+        left, right = x[at : at + step], y[at : at + step]
+        kl.append(kl_divergence(left, right))
+        same.append(left.argmax(axis=-1) == right.argmax(axis=-1))
+        with np.errstate(invalid="ignore"):  # −∞ − −∞: a token without a chance in both
+            apart = np.where(left == right, 0.0, right.astype(np.float64) - left)
+        squares.append(float(np.sum(apart * apart)))
+        largest = max(largest, float(np.max(np.abs(apart))))
+        following = np.asarray(window[at + 1 : at + 1 + step], dtype=np.int64)
+        for into, logits in zip(scores, (left, right), strict=True):
+            into.append(_surprise(logits[: len(following)], following))
+    return _Window(
+        np.concatenate(kl),
+        np.concatenate(same),
+        math.fsum(squares),
+        largest,
+        x.size,
+        (np.concatenate(scores[0]), np.concatenate(scores[1])),
     )
 
 

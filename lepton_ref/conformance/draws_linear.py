@@ -9,6 +9,7 @@ from lepton_ref.conformance.drawer import MOST, Drawer
 from lepton_ref.conformance.draws_storage import DENSE, linear_of, name_of
 from lepton_ref.conformance.draws_stored import dense
 from lepton_ref.conformance.numbers import Floats, Generator, held, sizes
+from lepton_ref.numerics import get_precision
 from lepton_ref.numerics.cast import float_format
 
 CANCELLED = 2.0**26
@@ -20,11 +21,11 @@ NEEDLE = 2.0**-80
 
 def draw_linear(rng: Generator, number: int, precision: str) -> Case:
     """Weights of each storage class, with a bias and without; every third example is of midpoints."""
-    drawer = Drawer(rng, number // 2, precision, MOST[:3])
-    midpoints = drawer.how.proven and drawer.how.machine is None
+    how, kind = get_precision(precision), [MOST[number // 2 % 3]]
+    midpoints = how.proven and how.machine is None
     if number % 3 == 0 and midpoints:
-        return _midpoints(drawer)
-    drawer.number = number
+        return _midpoints(Drawer(rng, number // 2, precision, kind))
+    drawer = Drawer(rng, number, precision, kind)
     name = name_of(number - number // 3 - 1 if midpoints else number, precision)
     b, t, width, out = sizes(rng, 4, largest=9)
     if name not in DENSE:

@@ -139,15 +139,16 @@ def _pack_quantized(case: Case, raw: HostArray, parts: dict[str, Any]) -> tuple[
     lines, scales, bits, aligned = _words(raw), _numbers(case.inputs["w.scale"]), parts["bits"], parts["aligned"]
     stored = case.inputs.get("w.zero")
     group = case.inputs["w.group"].tolist() if "w.group" in case.inputs else None
-
     half: int = 1 << (bits - 1)
+    plain = stored is not None and stored.dtype == np.int8
+    zeros = [] if stored is None else _words(stored.reshape(len(scales), -1) if plain else stored.T)
 
     def zero(row: int, g: int) -> int:
         if stored is None:
             return 0
-        if stored.dtype == np.int8:
-            return int(stored.reshape(len(scales), -1)[row, g])
-        return packed.code_of(_words(stored.T)[g], bits, row, aligned=aligned) - half
+        if plain:
+            return zeros[row][g]
+        return packed.code_of(zeros[g], bits, row, aligned=aligned) - half
 
     def element(row: int, column: int) -> Element:
         g = column // parts["group_size"] if group is None else group[column]

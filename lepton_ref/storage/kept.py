@@ -33,7 +33,7 @@ class Kept(Weight):
     def __init__(self, base: Weight, *, backend: Backend, room: HostArray) -> None:
         wanted = (base.shape[0], base.operand_width) if base.operand_width != math.prod(base.shape[1:]) else base.shape
         if room.shape != wanted or room.dtype not in ROOMS:
-            raise ValueError(f"room must be float64 {wanted}, got {room.dtype} {room.shape}")
+            raise ValueError(f"room must be float64 or float32 of shape {wanted}, got {room.dtype} {room.shape}")
         self.base = base
         self.backend = backend
         self.room = room

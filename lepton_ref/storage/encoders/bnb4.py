@@ -3,9 +3,9 @@
     a = max|x| of each flat block
     q = the code whose T[q] is nearest to x/a; of two as near, the lower
 
-x/a is not computed: x is compared with a·(T[q] + T[q+1])/2, which is exact in float64, having 24 + 25 bits. A block of
-zeros has a = 0 and the code of 0. bitsandbytes divides in float32 first, and its kernels compare with midpoints rounded
-to float32: its codes differ where x/a is next to one.
+x/a is not computed: x is compared with a·(T[q] + T[q+1])/2, which is exact in float64, having at most 24 + 26 bits. A
+block of zeros has a = 0 and the code of 0. bitsandbytes divides in float32 first, and its kernels compare with
+midpoints rounded to float32: its codes differ where x/a is next to one.
 """
 
 from __future__ import annotations
