@@ -81,6 +81,8 @@ def require_options(args: argparse.Namespace) -> None:
             )
     if args.save_imatrix is not None:
         _require_new(args.save_imatrix)
+        if args.save_imatrix.resolve() == args.target.resolve():
+            raise ValueError(f"--save-imatrix and OUT are both {args.target}; choose another name for one of them")
 
 
 def _require_new(path: Path) -> None:

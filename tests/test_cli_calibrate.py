@@ -181,6 +181,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("--calibrate", "none.txt"), "none.txt: no such file; give a text file in UTF-8"),
     (("--calibrate", "PAGE", "--save-imatrix", "x.dat"), "a GGUF; end 'x.dat' in .gguf"),
     (("--calibrate", "PAGE", "--save-imatrix", "SILENT"), "exists and may be another measurement; choose another name"),
+    (("--calibrate", "PAGE", "--save-imatrix", "OUT"), "--save-imatrix and OUT are both"),
     (("--calibrate", "PAGE", "--save-imatrix", "nowhere/x.gguf"), "nowhere: no such folder"),
     (("--calibrate", "PAGE", "--calibrate-model", "nothing"), "nothing: no such file or folder"),
     (("--calibrate", "PAGE", "--calibrate-model", "SILENT"), "silent.gguf is not the model that --calibrate runs"),
@@ -194,7 +195,12 @@ def test_refused_in_one_line(
 ) -> None:
     (tmp_path / "empty.txt").write_bytes(b"")
     wide_gguf(tmp_path / "silent.gguf", words=False)
-    named = {"PAGE": page, "EMPTY": tmp_path / "empty.txt", "SILENT": tmp_path / "silent.gguf"}
+    named = {
+        "OUT": tmp_path / "out.gguf",
+        "PAGE": page,
+        "EMPTY": tmp_path / "empty.txt",
+        "SILENT": tmp_path / "silent.gguf",
+    }
     code, out, error = told(
         "quantize", path, tmp_path / "out.gguf", "--format", "Q4_K", *(named.get(word, word) for word in words)
     )

@@ -11,6 +11,7 @@ from typing import Any
 import golden_cases
 import numpy as np
 import pytest
+from folder_cases import llama
 from planted import mutated
 from tiny_models import changed, config_of, f32, load
 from wide_model import METADATA, wide_gguf, wide_tensors
@@ -368,3 +369,47 @@ def test_weights_at_which_llama_cpp_stops_are_told(format_: str, tmp_path: Path)
     told = quantise_file(source, tmp_path / "b.gguf", Recipe(format=format_)).notes
     assert told == (f"llama.cpp stops at weights in {format_}; this package runs them",)
     assert quantise_file(source, tmp_path / "c.gguf", Recipe(format="Q8_0")).notes == ()
+
+
+def reaching(tmp_path: Path, value: float) -> Path:
+    matrix = wide_tensors()["blk.0.ffn_up.weight"].copy()
+    matrix[3, 7] = value
+    return wide_gguf(tmp_path / "reaching.gguf", blk__0__ffn_up__weight=matrix)
+
+
+@pytest.mark.parametrize("format_", ["Q8_0", "F16", "Q4_0", "TQ2_0"])
+def test_what_a_format_cannot_hold_is_refused_and_not_written_as_infinity(format_: str, tmp_path: Path) -> None:
+    source, out = reaching(tmp_path, 1e8), tmp_path / "out.gguf"
+    with pytest.raises(ValueError, match=rf"'blk.0.ffn_up.weight' cannot be stored as {format_}: it reaches 1e\+08"):
+        quantise_file(source, out, Recipe(format=format_))
+    assert not out.exists()
+    quantise_file(source, out, Recipe(format=format_, patterns=(("blk.0.ffn_up", "BF16"),)))
+    assert np.isfinite(read_gguf(out).tensors["blk.0.ffn_up.weight"].decode()).all()
+
+
+def test_numbers_that_are_not_finite_stay_what_they_are(tmp_path: Path) -> None:
+    quantise_file(reaching(tmp_path, np.inf), tmp_path / "out.gguf", Recipe(format="F16"))
+    assert np.isinf(read_gguf(tmp_path / "out.gguf").tensors["blk.0.ffn_up.weight"].decode()[3, 7])
+
+
+def test_a_reach_that_is_not_looked_at_is_found(tmp_path: Path) -> None:
+    wrong = mutated(page, "        require_reached(rows, raw, format_)\n", "")
+    wrong.quantise_file(reaching(tmp_path, 1e8), tmp_path / "out.gguf", Recipe(format="Q8_0"))
+    assert not np.isfinite(read_gguf(tmp_path / "out.gguf").tensors["blk.0.ffn_up.weight"].decode()).all()
+
+
+def test_neither_a_folder_nor_the_source_is_written_over(tmp_path: Path) -> None:
+    source = wide_gguf(tmp_path / "a.gguf")
+    before = source.read_bytes()
+    (tmp_path / "folder.gguf").mkdir()
+    for target, told in ((tmp_path / "folder.gguf", "is a folder"), (source, "is the source too")):
+        with pytest.raises(ValueError, match=told):
+            quantise_file(source, target, Recipe(format="Q8_0"), overwrite=True)
+    assert source.read_bytes() == before
+
+
+def test_a_packed_folder_is_no_source_of_dense_tensors(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "packed", quantization_config={"quant_method": "awq", "bits": 4})
+    with pytest.raises(ValueError, match="quant_method is 'awq', but must be absent: decode the model first"):
+        quantise_file(folder, tmp_path / "out.safetensors", Recipe(format="BF16"))
+    assert not (tmp_path / "out.safetensors").exists()

@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lepton_ref.golden.block_bytes import every
-from lepton_ref.storage import FORMATS, BlockFormat, BlockQuantised, decode
+from lepton_ref.storage import FORMATS, BlockFormat, BlockQuantised, decode, encode
+from lepton_ref.storage.encoders import ENCODERS
 
 
 def differences(format: BlockFormat, blocks: Blocks, elements: NDArray[np.int64]) -> int:
@@ -240,6 +241,19 @@ def test_bytes_of_any_strides_and_counts_give_the_same_values(format: BlockForma
     many = random_blocks(format, 70_000 // format.length, 8)  # more than one chunk
     alone = np.stack([format.values(block) for block in many[-3:]])
     np.testing.assert_array_equal(bits(format.values(many)[-3:]), bits(alone))
+
+
+@each_format
+def test_bytes_and_numbers_that_do_not_lie_together(format: BlockFormat) -> None:
+    raw = np.random.default_rng(7).integers(0, 256, (3, 2 * format.nbytes), dtype=np.uint8)
+    apart = np.repeat(raw, 2, axis=1)[:, ::2]
+    for strided in (apart, np.asfortranarray(raw[:, : format.nbytes])):
+        expected = format.values(np.ascontiguousarray(strided))
+        assert format.values(strided).tobytes() == expected.tobytes()
+    if format.name in ENCODERS:
+        x = np.random.default_rng(8).standard_normal((2, format.length)).astype(np.float32)
+        for strided in (np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]):
+            assert encode(format.name, strided).tobytes() == encode(format.name, x).tobytes()
 
 
 def test_bytes_that_are_not_whole_blocks_are_refused() -> None:

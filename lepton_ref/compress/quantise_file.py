@@ -20,9 +20,9 @@ from typing import IO, TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from lepton_ref.compress.manifest import MANIFEST, manifest
-from lepton_ref.compress.recipe import Choice, Recipe, choose, starved
+from lepton_ref.compress.recipe import Choice, Recipe, choose, not_run, starved
 from lepton_ref.compress.source import Progress, Source, open_source
-from lepton_ref.compress.transcode import MAPS, lossless
+from lepton_ref.compress.transcode import MAPS, lossless, require_reached
 from lepton_ref.files import write_gguf, write_safetensors
 from lepton_ref.interface import HostArray
 from lepton_ref.storage import DENSE_FORMATS, FORMATS, BlockQuantised, Dense, Weight, encode
@@ -110,7 +110,7 @@ def quantise_file(
         ValueError: whatever else does not fit together; the message names the tensor where there is one.
     """
     target = Path(target)
-    _check_target(target, overwrite=overwrite)
+    _check_target(source, target, overwrite=overwrite)
     if type(threads) is not int or threads < 1:
         raise ValueError(f"threads is {threads!r}; give an integer of at least 1")
     read = open_source(source, gguf=target.suffix == ".gguf")
@@ -156,18 +156,17 @@ def quantise_file(
             and (name in done or (read.tensors[name].format, choices[name].format) not in MAPS)
         ),
         unweighted=() if importance is None else tuple(name for name in searched if name not in importance),
-        notes=(*read.notes, *_not_run(choices)),
+        notes=(*read.notes, *not_run(choices)),
         starved=tuple(name for name in starved(choices, recipe, importance or ()) if name in places),
     )
 
 
-def _not_run(choices: Mapping[str, Choice]) -> list[str]:
-    found = sorted({choice.format for choice in choices.values()} & {"F64", "Q8_1", "Q8_K"})
-    return [f"llama.cpp stops at weights in {', '.join(found)}; this package runs them"] if found else []
-
-
-def _check_target(target: Path, *, overwrite: bool) -> None:
+def _check_target(source: str | os.PathLike[str], target: Path, *, overwrite: bool) -> None:
     """What is wrong with the target is said before anything is read for nothing."""
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; give the path of a file, such as {target / 'model.gguf'}")
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise ValueError(f"{target} is the source too, and would be lost; choose another name")
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"{target}: a file is written as .gguf or .safetensors; end its path in one of them")
     if not target.parent.is_dir():
@@ -197,7 +196,7 @@ def plan(
         FileNotFoundError, FileExistsError, FileFormatError, ValueError: as `quantise_file`.
     """
     target = Path(target)
-    _check_target(target, overwrite=overwrite)
+    _check_target(source, target, overwrite=overwrite)
     read = open_source(source, gguf=target.suffix == ".gguf")
     choices = _choices(read, recipe, target, importance=importance is not None)
     _check_importance(read, importance)
@@ -250,7 +249,10 @@ def _encoded(
             exact = lossless(weight.format, format_, weight.raw[start:stop])
             if exact is not None:
                 return exact.tobytes()
-        return encode(format_, weight.rows(start, stop), **({} if weights is None else {"weights": weights})).tobytes()
+        rows = weight.rows(start, stop)
+        raw = encode(format_, rows, **({} if weights is None else {"weights": weights}))
+        require_reached(rows, raw, format_)
+        return raw.tobytes()
 
     step = max(1, PANEL // max(1, prod(weight.shape[1:])))
     if len(weight.shape) == 1:

@@ -82,6 +82,12 @@ class Choice:
     fallback: bool = False
 
 
+def not_run(choices: Mapping[str, Choice], /) -> list[str]:
+    """A note where a file would hold weights in formats that are none of weights to llama.cpp."""
+    found = sorted({choice.format for choice in choices.values()} & {"F64", "Q8_1", "Q8_K"})
+    return [f"llama.cpp stops at weights in {', '.join(found)}; this package runs them"] if found else []
+
+
 def require_encodable(name: str) -> None:
     """Raise ValueError for a format that numbers cannot be encoded in."""
     if name not in DENSE_FORMATS and name not in ENCODERS:

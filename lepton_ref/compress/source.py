@@ -13,6 +13,7 @@ from typing import Any
 from lepton_ref.files import FileFormatError, TensorFile, read_folder, read_gguf, read_safetensors
 from lepton_ref.files.safetensors import INDEX_NAME
 from lepton_ref.interface import HostArray
+from lepton_ref.models.reader import Reader
 from lepton_ref.storage import Weight
 
 PIECE = 1 << 22
@@ -117,6 +118,9 @@ def _folder(path: Path, *, gguf: bool) -> Source:
     if not (path / "model.safetensors").exists():
         files.add(path / INDEX_NAME)
     if not gguf:
+        packed = Reader(checkpoint.config, where=str(path / "config.json")).section("quantization_config")
+        if packed.fields:
+            raise packed.wrong("quant_method", packed.raw("quant_method", None), "absent: decode the model first")
         return _source(checkpoint.tensors, tuple(sorted(files)))
     from lepton_ref.compress.to_gguf import to_gguf
 

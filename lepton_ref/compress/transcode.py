@@ -36,6 +36,9 @@ from lepton_ref.storage.bits import nibbles
 
 Bytes = NDArray[np.uint8]
 
+FP16_LARGEST = 65504.0
+"""Below it no scale of any format overflows."""
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -197,3 +200,17 @@ def _bound(target: str, values: HostArray) -> float | None:
     if target == "BF16":
         return max(amax * 2.0**-8, 2.0**-134)
     return None
+
+
+def require_reached(x: HostArray, raw: NDArray[np.uint8], name: str, /) -> None:
+    """Raise ValueError where bytes that were made of finite numbers decode to others: a scale was beyond its format.
+
+    Args:
+        x: (..., N) what was encoded.
+        raw: (..., bytes) its encoding.
+        name: in which format.
+    """
+    finite = np.isfinite(x)
+    reach = float(np.max(np.abs(x), initial=0.0, where=finite))
+    if name != "F64" and reach > FP16_LARGEST and not np.isfinite(decode(name, raw)[finite]).all():
+        raise ValueError(f"it reaches {reach:g}, which {name} cannot hold; give it F32 or BF16, by --tensor NAME=BF16")

@@ -63,7 +63,7 @@ class BlockFormat:
             raise ValueError(
                 f"{self.name} takes uint8 rows of whole {self.nbytes}-byte blocks, got {raw.dtype} {raw.shape}"
             )
-        blocks = raw.reshape(raw.size // self.nbytes, self.nbytes)
+        blocks = np.ascontiguousarray(raw).reshape(raw.size // self.nbytes, self.nbytes)
         decode: Callable[[NDArray[np.uint8]], HostArray] = self.decode
         if not rounded and self.unrounded is not None:
             decode = self.unrounded

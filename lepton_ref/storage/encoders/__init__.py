@@ -94,7 +94,7 @@ def encode_blocks(name: str, array: HostArray, weights: HostArray | None) -> NDA
         raise ValueError(
             f"{name} stores blocks of {block.length} along the last axis, got {array.shape}; pad or use Q8_0"
         )
-    x = _floats("the array", array).reshape(-1, block.length)
+    x = np.ascontiguousarray(_floats("the array", array)).reshape(-1, block.length)
     many: Floats | None = None
     if weights is not None:
         if name not in WEIGHTED:
