@@ -132,6 +132,8 @@ def _shown(row: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 def _digits(value: Any) -> Any:
     if isinstance(value, list):
         return " – ".join(map(_digits, value))
+    if value is None:
+        return "–"
     return f"{value:.4g}" if isinstance(value, float) else value
 
 

@@ -92,6 +92,14 @@ def test_zeros_and_what_one_lacks() -> None:
         compare_weights({"x": f32([1])}, {"y": f32([1])})
 
 
+def test_nothing_stands_for_what_was_not_compared() -> None:
+    both = {"a": f32([1, 2]), "b": f32([1, 2])}
+    rows = [one.row() for one in compare_weights(both, {"a": f32([1, 2]), "b": f32([1, 2, 3])})]
+    assert [rows[0][key] for key in ("rms", "largest", "relative", "not finite")] == [0, 0, 0, 0]
+    assert [rows[1][key] for key in ("rms", "largest", "relative", "not finite")] == [None] * 4
+    assert rows[1]["note"] == "(1, 2) in a, (1, 3) in b"
+
+
 def test_layers_add_up() -> None:
     one, two, three = (Difference(name) for name in ("blk.0.a", "layers.0.b", "head"))
     for each in (one, two, three):

@@ -152,7 +152,8 @@ X = np.zeros((2, 3), dtype=np.float32)
         ([X[0]], [X[0]], [[0, 1, 2]], r"shapes \(3,\)"),
         ([X], [X], [[0, 3]], "id 3 is outside the vocabulary of 3"),
         ([X], [X], [[-1, 0]], "id -1 is outside"),
-        ([X], [X * np.nan], [[0, 1]], "logits of b are NaN"),
+        ([X], [X * np.nan], [[0, 1]], "6 logits of b are NaN or infinite"),
+        ([X + np.inf], [X], [[0, 1]], "6 logits of a are NaN or infinite"),
     ],
 )
 def test_bad_input(a: Any, b: Any, ids: Any, message: str) -> None:

@@ -84,9 +84,10 @@ class Difference:
         return math.inf if size == 0 else math.sqrt(error / size)
 
     def row(self) -> dict[str, Any]:
-        """For a table."""
-        shown = {"name": self.name, "rms": self.rms, "largest": self.largest, "relative": self.relative}
-        return {**shown, "not finite": self.odd, "note": self.note}
+        """For a table; nothing stands for what was not compared."""
+        shown = {"rms": self.rms, "largest": self.largest, "relative": self.relative, "not finite": self.odd}
+        numbers = shown if self.elements else dict.fromkeys(shown)
+        return {"name": self.name, **numbers, "note": self.note}
 
 
 @dataclass(frozen=True)
@@ -229,14 +230,15 @@ def kl_divergence(a: HostArray, b: HostArray, /) -> Reals:
     """`(T, V), (T, V) logits -> (T)` KL(a‖b) in nats, in float64.
 
     Raises:
-        ValueError: shapes that differ, or logits that are NaN.
+        ValueError: shapes that differ, or logits that are NaN or +∞.
     """
     if a.shape != b.shape:
         raise ValueError(f"logits of shapes {a.shape} and {b.shape} cannot be compared; are the vocabularies the same?")
     for name, logits in (("a", a), ("b", b)):
-        if np.isnan(logits).any():
+        wrong = np.isnan(logits) | (logits == np.inf)
+        if wrong.any():
             raise ValueError(
-                f"{int(np.isnan(logits).sum())} logits of {name} are NaN; Model.run_with_trace shows where"
+                f"{int(wrong.sum())} logits of {name} are NaN or infinite; a model's Model.run_with_trace shows where"
             )
     p, q = _log_softmax(a), _log_softmax(b)
     probability = np.exp(p)
