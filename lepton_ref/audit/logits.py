@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class _Window:
 
     kl: Reals
     same: NDArray[np.bool_]
-    squares: float
+    squares: list[float]
     largest: float
     size: int
     surprises: tuple[Reals, Reals]
@@ -110,7 +111,7 @@ def compare_logits(
         kl=_mean(every, seed),
         kl_largest=float(every.max()),
         agreement=float(np.concatenate([one.same for one in done]).mean()),
-        rms=math.sqrt(math.fsum(one.squares for one in done) / sum(one.size for one in done)),
+        rms=math.sqrt(math.fsum(chain.from_iterable(one.squares for one in done)) / sum(one.size for one in done)),
         largest=max(one.largest for one in done),
         perplexity_a=_power(_mean(surprises[0], seed)) if counted else None,
         perplexity_b=_power(_mean(surprises[1], seed)) if counted else None,
@@ -149,7 +150,7 @@ def _compared(before: int, x: HostArray | None, y: HostArray | None, window: Seq
     return _Window(
         np.concatenate(kl),
         np.concatenate(same),
-        math.fsum(squares),
+        squares,
         largest,
         x.size,
         (np.concatenate(scores[0]), np.concatenate(scores[1])),
