@@ -22,7 +22,7 @@ from lepton_ref.storage.fp8 import FP8
 from lepton_ref.storage.gptq import GPTQ
 from lepton_ref.storage.layout import Bits, Part
 from lepton_ref.storage.mx import BLOCK, ELEMENTS, MX
-from lepton_ref.storage.nvfp4_two_level import GROUP, NVFP4TwoLevel
+from lepton_ref.storage.nvfp4_two_level import GROUP, NAMES, NVFP4TwoLevel
 from lepton_ref.storage.pack_quantized import PackQuantized
 from lepton_ref.storage.scales import Per, Scales, tile_of, tiles
 
@@ -137,16 +137,15 @@ def mx(title: str, shape: Shape, *, format: str) -> Sample:
 
 def nvfp4(title: str, shape: Shape, *, convention: str) -> Sample:
     """Groups of 16 below one number for the whole matrix."""
-    groups = shape[1] // GROUP
+    groups, names = shape[1] // GROUP, NAMES[convention]
     tensors = {
-        "weight_packed": stream("NVFP4", shape[0] * shape[1] // 2).reshape(shape[0], -1),
-        "weight_scale": (0x50 + 5 * np.arange(shape[0] * groups) % 0x20).astype(np.uint8).reshape(shape[0], groups),
-        "weight_global_scale": np.array([1e-3 if convention == "multiply" else 1e3], dtype="<f4"),
+        names["q"]: stream("NVFP4", shape[0] * shape[1] // 2).reshape(shape[0], -1),
+        names["s"]: (0x50 + 5 * np.arange(shape[0] * groups) % 0x20).astype(np.uint8).reshape(shape[0], groups),
+        names["G"]: np.array([1e-3 if convention == "multiply" else 1e3], dtype="<f4"),
     }
 
     def make(t: Tensors) -> Weight:
-        g = float(t["weight_global_scale"][0])
-        return NVFP4TwoLevel(t["weight_packed"], t["weight_scale"], g, convention=convention)
+        return NVFP4TwoLevel(t[names["q"]], t[names["s"]], float(t[names["G"]][0]), convention=convention)
 
     return matrix(title, tensors, make)
 

@@ -34,6 +34,15 @@ CONVENTIONS = ("multiply", "divide")
 """What the stored global scale does to s·q."""
 
 
+NAMES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "multiply": MappingProxyType({"G": "weight_scale_2", "s": "weight_scale", "q": "weight"}),
+        "divide": MappingProxyType({"G": "weight_global_scale", "s": "weight_scale", "q": "weight_packed"}),
+    }
+)
+"""Convention → part → the end of the name of the tensor that holds it."""
+
+
 class NVFP4TwoLevel(Tiled):
     """A matrix of E2M1 numbers with E4M3 scales and a global one.
 
@@ -51,9 +60,6 @@ class NVFP4TwoLevel(Tiled):
 
     tile = (1, GROUP)
     format = "NVFP4_TWO_LEVEL"
-    tensors: Mapping[str, str] = MappingProxyType(
-        {"G": "weight_global_scale", "s": "weight_scale", "q": "weight_packed"}
-    )
 
     def __init__(
         self,
@@ -86,6 +92,7 @@ class NVFP4TwoLevel(Tiled):
         self.global_scale = g
         self.convention = convention
         self.formula = "s·q·G" if convention == "multiply" else "s·q/G"
+        self.tensors = NAMES[convention]
         self.nbytes = packed.nbytes + scales.nbytes + 4
         self._values = decode_array(np.arange(16), "e2m1")
 
