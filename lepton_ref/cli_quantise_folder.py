@@ -70,6 +70,8 @@ def quantise(args: argparse.Namespace) -> None:
 
 
 def _require_options(args: argparse.Namespace, method: str) -> None:
+    from lepton_ref.compress.quantise import grid_of
+
     require_options(args)
     given = next((name for name in OF_FILES if getattr(args, name) not in (None, [])), None)
     if given is not None:
@@ -82,6 +84,10 @@ def _require_options(args: argparse.Namespace, method: str) -> None:
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     if method in CALIBRATED and args.calibrate is None:
         raise ValueError(f"{method} looks at what the layers are given; give a text: --calibrate TEXT_FILE")
+    if method in CALIBRATED and grid_of(args.format) is None:
+        raise ValueError(
+            f"{method} is for integers, such as --format int4-g64; for {args.format} leave --calibrate and --method out"
+        )
     if method not in CALIBRATED and args.calibrate is not None:
         raise ValueError(f"{method} looks at each matrix alone; leave --calibrate out, or take --method gptq or awq")
 

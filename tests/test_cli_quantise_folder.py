@@ -178,6 +178,12 @@ def test_nothing_is_run_for_nothing(
         ("out", ("--format", "int4-g32-fp32", *by_text), "has scales in F32; engines of awq hold them in float16"),
         ("there", ("--format", "int4-g32", *by_text), "there exists; give another path, or overwrite it: "),
         ("out.gguf", ("--format", "int4-g32", *by_text), "awq is a folder's format; give a path that does not end in"),
+        (
+            "out",
+            ("--format", "nf4", "--method", "awq", *by_text),
+            "awq is for integers, such as --format int4-g64; for",
+        ),
+        ("out", ("--format", "fp8-32x32", *by_text), "for fp8-32x32 leave --calibrate and --method out"),
         ("out", ("--format", "int4-g32", "--method", "rtn", *by_text), "rtn looks at each matrix alone; leave --calib"),
         ("out", ("--format", "int4-g32", *by_text, "--save-imatrix", tmp_path / "a.gguf"), "--save-imatrix is for fil"),
         ("out", ("--format", "int4-g32", *by_text, "--calibrate-model", "a"), "--calibrate-model is for files; with"),
