@@ -366,6 +366,32 @@ def test_merges_that_would_end_the_program_are_refused(name: str, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+TEMPLATE = {
+    "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "a", "type_id": 0}}], "pair": [],
+    "special_tokens": {},
+}  # fmt: skip
+CUT_OFF = {"type": "Precompiled", "precompiled_charsmap": "AA=="}
+PANICS: dict[str, tuple[dict[str, Any], str]] = {
+    "template": ({"post_processor": TEMPLATE}, "post_processor: 'a' is not in special_tokens: fetch"),
+    "template inside": (
+        {"post_processor": {"type": "Sequence", "processors": [TEMPLATE]}}, "post_processor: 'a' is not in special_tok"
+    ),
+    "charsmap": ({"normalizer": CUT_OFF}, "precompiled_charsmap: 'AA==' is cut off: fetch the file again"),
+    "charsmap inside": ({"normalizer": {"type": "Sequence", "normalizers": [CUT_OFF]}}, "'AA==' is cut off"),
+    "short charsmap": ({"normalizer": {**CUT_OFF, "precompiled_charsmap": "CAAAAAAA"}}, "'CAAAAAAA' is cut off"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PANICS)
+def test_steps_that_would_end_the_program_are_refused(name: str, tmp_path: Path) -> None:
+    changes, match = PANICS[name]
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}
+    write(tmp_path, "tokenizer.json", {"version": "1.0", "added_tokens": [], "model": model, **changes})
+    with pytest.raises(ValueError, match=match) as caught:
+        Tokenizer.from_folder(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'tokenizer.json'}: ")
+
+
 @pytest.mark.parametrize(
     ("vocab", "merges", "prefix"),
     [

@@ -10,10 +10,10 @@ from typing import Any
 from lepton_ref.text import build
 from lepton_ref.text.config_files import Settings, id_list, read_bytes, read_json, read_settings, read_text
 from lepton_ref.text.from_gguf import ENDS_OF_TURN
-from lepton_ref.text.merges import stated_merges
 from lepton_ref.text.parts import CONTROL, NORMAL, UNKNOWN, Parts, Vocabulary, library
 from lepton_ref.text.pretokenizers import pre_tokenizer
 from lepton_ref.text.sentencepiece import BPE, SentencePieceModel, read_sentencepiece
+from lepton_ref.text.sound import require_sound
 
 BYTE_LEVEL_FAMILIES = {
     "": "gpt-2",
@@ -36,11 +36,7 @@ def _types(tokens: list[str], settings: Settings) -> list[int]:
 
 def _from_json(path: Path, settings: Settings) -> Any:
     """tokenizer.json as it is, without the truncation and padding that it may ask for."""
-    model = read_json(path).get("model")
-    if isinstance(model, dict) and model.get("type", "BPE") == "BPE" and isinstance(model.get("vocab"), dict):
-        prefix = model.get("continuing_subword_prefix")
-        prefix = prefix if isinstance(prefix, str) else ""
-        stated_merges(model.get("merges", []), model["vocab"], prefix=prefix, source=str(path))
+    require_sound(read_json(path), str(path))
     try:
         backend = library("tokenizers").Tokenizer.from_str(read_text(path))
     except Exception as error:  # the library raises nothing narrower
