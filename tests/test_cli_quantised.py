@@ -133,8 +133,16 @@ def test_quantize_does_not_replace_unasked(told: Told, path: Path) -> None:
     assert code == 2
     assert error == f"lepton-ref: error: {path} exists; give --overwrite to replace it, or choose another name\n"
     assert path.read_bytes() == before
-    assert told("quantize", path, path, "--format", "Q8_0", "--overwrite")[0] == 0
-    assert read_gguf(path).tensors[UP].format == "Q8_0"
+    code, _, error = told("quantize", path, path, "--format", "Q8_0", "--overwrite")
+    assert code == 2
+    assert error == f"lepton-ref: error: {path} is the source too, and would be lost; choose another name\n"
+    assert path.read_bytes() == before
+
+
+def test_quantize_replaces_where_it_is_asked_to(told: Told, path: Path, tmp_path: Path) -> None:
+    other = wide_gguf(tmp_path / "other.gguf")
+    assert told("quantize", path, other, "--format", "Q8_0", "--overwrite")[0] == 0
+    assert read_gguf(other).tensors[UP].format == "Q8_0"
 
 
 # --- explain ----------------------------------------------------------------------------------------------------------

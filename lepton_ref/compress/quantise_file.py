@@ -165,14 +165,14 @@ def _check_target(source: str | os.PathLike[str], target: Path, *, overwrite: bo
     """What is wrong with the target is said before anything is read for nothing."""
     if target.is_dir():
         raise ValueError(f"{target} is a folder; give the path of a file, such as {target / 'model.gguf'}")
-    if target.exists() and Path(source).exists() and target.samefile(source):
-        raise ValueError(f"{target} is the source too, and would be lost; choose another name")
     if target.suffix not in (".gguf", ".safetensors"):
         raise ValueError(f"{target}: a file is written as .gguf or .safetensors; end its path in one of them")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target.parent}: no such folder; make it, or choose another place for {target.name}")
     if os.path.lexists(target) and not overwrite:
         raise FileExistsError(f"{target} exists; give --overwrite to replace it, or choose another name")
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise ValueError(f"{target} is the source too, and would be lost; choose another name")
 
 
 def plan(
