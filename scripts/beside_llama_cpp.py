@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from readme_figures import package_folder
 
 import lepton_ref
+from lepton_ref.audit.compare import log_softmax
 from lepton_ref.audit.logits import Estimate, compare_logits
 from lepton_ref.interface import HostArray
 
@@ -137,13 +138,6 @@ def pairwise_kl(logits: Mapping[str, HostArray]) -> dict[str, NDArray[np.float64
                 if a != b:
                     found[f"{a} | {b}"].append(np.sum(p * (log_p - log_q), axis=-1))
     return {pair: np.concatenate(parts) for pair, parts in found.items()}
-
-
-def log_softmax(logits: HostArray) -> NDArray[np.float64]:
-    """In float64, along the last axis."""
-    x = logits.astype(np.float64)
-    x -= x.max(axis=-1, keepdims=True)
-    return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
 def spread(kl: Mapping[str, float], *, without: str = "") -> tuple[float, float]:

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 import lepton_ref
 from lepton_ref.audit.logits import compare_logits
 from lepton_ref.compress.calibration import Calibration, calibrate, gguf_names
+from lepton_ref.compress.folder_weights import layer_matrices
 from lepton_ref.compress.layers import quantise_layers
 from lepton_ref.compress.quantise_file import plan, quantise_file
 from lepton_ref.compress.ready import by_gptq
@@ -99,10 +100,9 @@ class Measure:
         return self._seen
 
     @property
-    def layers(self) -> dict[str, str]:
-        """The matrices of linear layers but the tied head: name in the program → in GGUF."""
-        embedded = {name for op in self.model.program.ops if op.kind != "linear" for name in op.weights.values()}
-        return {name: other for name, other in gguf_names(self.model).items() if name not in embedded}
+    def layers(self) -> list[str]:
+        """The matrices of the layers, by their names in the program."""
+        return layer_matrices(self.model.program)
 
     def logits(self, model: Any) -> HostArray:
         """(T, V) float32."""

@@ -37,8 +37,10 @@ HEAD = """# Formats, measured
 
 <!-- written by scripts/format_table.py: `make docs` -->
 
-{protocol} The original is the file as it is shipped, Q4_1, decoded: what is measured is what another format adds, and a
-format that holds Q4_1's values adds nothing.
+{protocol}
+
+The original is the file as it is shipped, Q4_1, decoded: what is measured is what another format adds, and a format
+that holds Q4_1's values adds nothing.
 
 - **bits** are those of the file's tensors, scales included, to a number.
 - **KL** is the mean over positions of the divergence from the original's next-token distribution, in nats, with the

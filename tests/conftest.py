@@ -2,8 +2,10 @@
 
 import os
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
 
+import pytest
 from hypothesis import settings
 
 # "ci" draws the same examples in every run, so that a red run is red again; "dev" looks for new ones.
@@ -16,3 +18,15 @@ def pytest_report_header() -> str:
     packages = ("numpy", "hypothesis", "array-api-strict", "tokenizers", "jinja2")
     named = ", ".join(f"{name} {version(name)}" for name in packages)
     return f"lepton_ref on {platform.machine()}: {named}"
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command of `lepton-ref` -> (exit code, standard output, standard error)."""
+    from lepton_ref import cli
+
+    def run(*words: object) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return run

@@ -36,17 +36,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    """Run a command -> (exit code, standard output, standard error)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code = cli.main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def spoken(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let `chat` hear these lines; an exception among them is raised."""
 

@@ -17,7 +17,7 @@ from test_compress_tokenizer_to_gguf import tokenizer
 from tiny_models import changed, load
 from wide_model import wide_gguf, wide_tensors
 
-from lepton_ref import cli, cli_calibrate, cli_quantise
+from lepton_ref import cli_calibrate, cli_quantise
 from lepton_ref.compress import calibration, quantise_file
 from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.imatrix import read_imatrix
@@ -30,15 +30,6 @@ from lepton_ref.storage import BlockQuantised, encode
 Told = Callable[..., tuple[int, str, str]]
 UP = "blk.0.ffn_up.weight"
 PAGE = "hello abc, said the cab and went. " * 12
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    def run(*words: object) -> tuple[int, str, str]:
-        code = cli.main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

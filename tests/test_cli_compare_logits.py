@@ -13,7 +13,6 @@ from wide_model import VOCABULARY, wide_gguf
 
 import lepton_ref
 from lepton_ref.audit.logits import compare_logits
-from lepton_ref.cli import main
 
 IDS = [3, 4, 5, 6, 7]
 
@@ -21,16 +20,6 @@ IDS = [3, 4, 5, 6, 7]
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wide_gguf(tmp_path_factory.mktemp("compare") / "a.gguf")
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*words: Any) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 def windows_of(path: Path, window: int) -> list[np.ndarray]:

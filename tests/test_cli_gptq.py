@@ -12,7 +12,6 @@ import pytest
 from wide_model import wide_gguf
 
 import lepton_ref
-from lepton_ref import cli
 from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.manifest import MANIFEST
 from lepton_ref.compress.quantise_file import plan
@@ -23,15 +22,6 @@ from lepton_ref.storage import BlockQuantised
 
 Told = Callable[..., tuple[int, str, str]]
 PAGE = "hello abc, said the cab and went. " * 12
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    def run(*words: object) -> tuple[int, str, str]:
-        code = cli.main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

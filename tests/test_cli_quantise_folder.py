@@ -13,7 +13,6 @@ import pytest
 from talking_model import TOKENS
 from tiny_models import llama_gguf, load
 
-from lepton_ref import cli
 from lepton_ref.compress import calibration, folder_weights
 from lepton_ref.compress.calibration import calibrate
 from lepton_ref.compress.folder_weights import quantise_matrices
@@ -23,15 +22,6 @@ from lepton_ref.files import read_safetensors
 
 Told = Callable[..., tuple[int, str, str]]
 PAGE = "hello abc, said the cab and went. " * 2
-
-
-@pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    def run(*words: object) -> tuple[int, str, str]:
-        code = cli.main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}

@@ -27,15 +27,6 @@ UP = "blk.0.ffn_up.weight"
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    def run(*words: object) -> tuple[int, str, str]:
-        code = cli.main([str(word) for word in words])
-        return code, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return wide_gguf(tmp_path / "in.gguf")
 

@@ -240,14 +240,15 @@ def kl_divergence(a: HostArray, b: HostArray, /) -> Reals:
             raise ValueError(
                 f"{int(wrong.sum())} logits of {name} are NaN or infinite; a model's Model.run_with_trace shows where"
             )
-    p, q = _log_softmax(a), _log_softmax(b)
+    p, q = log_softmax(a), log_softmax(b)
     probability = np.exp(p)
     with np.errstate(invalid="ignore"):  # a token without a chance is −∞ in both, and counts nothing
         terms = np.where(probability > 0, probability * (p - q), 0.0)
     return np.asarray(np.maximum(terms.sum(axis=-1), 0.0))  # its roundings may be below the true value's zero
 
 
-def _log_softmax(logits: HostArray) -> Reals:
+def log_softmax(logits: HostArray, /) -> Reals:
+    """`(..., V) -> (..., V)` the logarithms of probabilities, in float64."""
     x = logits.astype(np.float64)
     x -= x.max(axis=-1, keepdims=True)
     return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
