@@ -43,6 +43,9 @@ EXTRAS: dict[str, set[str]] = {
 }
 """Path prefix → third-party packages that it may import, inside a function. NumPy may be imported anywhere."""
 
+EAGER: dict[str, set[str]] = {"backends/numba_": {"numba", "llvmlite"}}
+"""Path prefix → packages that it may import at its top: the file is itself imported by name, when it is asked for."""
+
 EXACT_MATH = {
     *("math", "inf", "nan", "isfinite", "isinf", "isnan", "copysign", "frexp", "ldexp"),
     *("ceil", "floor", "trunc", "isqrt", "gcd", "lcm", "comb", "factorial", "prod"),
@@ -134,9 +137,10 @@ def no_loose_folder(path: str, tree: ast.Module) -> Iterator[str]:
 
 def extras_lazy(path: str, tree: ast.Module) -> Iterator[str]:
     allowed = {name for prefix, names in EXTRAS.items() if path.startswith(prefix) for name in names}
+    eager = {name for prefix, names in EAGER.items() if path.startswith(prefix) for name in names}
     for name, lazy in imports(path, tree):
         top = name.split(".")[0]
-        if top in sys.stdlib_module_names or top in {"lepton_ref", "numpy", "backends", "golden"}:
+        if top in sys.stdlib_module_names or top in {"lepton_ref", "numpy", "backends", "golden"} | eager:
             continue
         if top not in allowed:
             yield f"{path}: imports {top}, which is no dependency of this file"
