@@ -20,8 +20,11 @@ from lepton_ref.models.inputs import ContextOverflowError
 from lepton_ref.models.program import KeyValueLayer
 from lepton_ref.numerics import get_precision
 from lepton_ref.ops import attention_mask
-from lepton_ref.runtime import cache as module
-from lepton_ref.runtime.cache import FIRST_ROOM, Group, KVCache, LayerStore
+from lepton_ref.runtime import contiguous_cache as module
+from lepton_ref.runtime.cache import KVCache
+from lepton_ref.runtime.contiguous_cache import FIRST_ROOM, ContiguousCache, Group
+from lepton_ref.runtime.kv_codec import DenseCodec
+from lepton_ref.runtime.layer_store import LayerStore
 
 NUMPY = registry.get("numpy")
 HEADS, WIDTH = 2, 3
@@ -32,9 +35,9 @@ def layers(*windows: int | None) -> tuple[KeyValueLayer, ...]:
     return tuple(KeyValueLayer(HEADS, WIDTH, window) for window in windows)
 
 
-def new_cache(windows: tuple[int | None, ...], batch: int = 1, capacity: int | None = None, **more: Any) -> KVCache:
-    how = {"backend": NUMPY, "precision": get_precision("reference"), **more}
-    return KVCache(layers(*windows), batch=batch, capacity=capacity, rope_length=99, **how)
+def new_cache(windows: tuple[int | None, ...], batch: int = 1, capacity: int | None = None, **more: Any) -> ContiguousCache:
+    codec = DenseCodec(more.pop("backend", NUMPY), get_precision("reference"))
+    return ContiguousCache(layers(*windows), batch=batch, capacity=capacity, rope_length=99, codec=codec, **more)
 
 
 @dataclass
@@ -195,7 +198,8 @@ def padding_that_counts(patch: pytest.MonkeyPatch) -> None:
 @bug
 def slots_counted_and_not_tokens(patch: pytest.MonkeyPatch) -> None:
     def begin(self: KVCache, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-        self.counts = np.full_like(self.counts, self.length)
+        for each in self.states:
+            each.count = self.length
         order: NDArray[np.int64] = HONEST_BEGIN(self, mask)
         return order
 
@@ -236,7 +240,7 @@ def test_a_planted_bug_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-def fed(cache: KVCache, *chunks: int, batch: int = 1, mask: NDArray[np.bool_] | None = None) -> KVCache:
+def fed(cache: ContiguousCache, *chunks: int, batch: int = 1, mask: NDArray[np.bool_] | None = None) -> ContiguousCache:
     for t in chunks:
         cache.begin(np.ones((batch, t), dtype=np.bool_) if mask is None else mask)
         for layer in range(len(cache._stores)):
@@ -298,7 +302,7 @@ def test_packing_is_rare(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- edges -----------------------------------------------------------------------------------------------------------
 
 
-def state(cache: KVCache) -> tuple[Any, ...]:
+def state(cache: ContiguousCache) -> tuple[Any, ...]:
     groups = [(g.start, g.order.tolist(), g.valid.tolist()) for g in cache._groups.values()]
     return cache.length, cache.counts.tolist(), groups
 
@@ -362,8 +366,8 @@ def test_it_says_what_it_holds() -> None:
 
 
 def test_float64_keys_stay_float64() -> None:
-    how = {"backend": NUMPY, "precision": get_precision("float64")}
-    cache = KVCache(layers(None), batch=1, capacity=None, rope_length=1, **how)
+    codec = DenseCodec(NUMPY, get_precision("float64"))
+    cache = ContiguousCache(layers(None), batch=1, capacity=None, rope_length=1, codec=codec)
     cache.begin(np.ones((1, 1), dtype=np.bool_))
     third = np.full((1, 1, HEADS, WIDTH), 1 / 3)
     keys, values, _, _ = cache.extend(0, third, third)

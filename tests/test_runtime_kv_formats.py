@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -25,10 +24,10 @@ from lepton_ref.interface import Backend
 from lepton_ref.numerics import get_precision
 from lepton_ref.plain.formats import round_to
 from lepton_ref.runtime import kv_formats as module
-from lepton_ref.runtime import quantised_cache
-from lepton_ref.runtime.cache import KVCache, LayerStore
+from lepton_ref.runtime.contiguous_cache import ContiguousCache
+from lepton_ref.runtime.kv_codec import DenseCodec, QuantisedCodec
 from lepton_ref.runtime.kv_formats import KV_FORMATS, KVFormat, get_kv_format
-from lepton_ref.runtime.quantised_cache import QuantisedStore
+from lepton_ref.runtime.layer_store import LayerStore
 
 each_format = pytest.mark.parametrize("form", KV_FORMATS.values(), ids=lambda each: each.name)
 LARGEST = {"int8": 127, "int4": 7, "fp8": 448}
@@ -111,10 +110,11 @@ WIDTH = 3
 """Of a head in `test_runtime_cache`."""
 
 
-def pair(windows: tuple[int | None, ...], batch: int, form: KVFormat, backend: Backend) -> tuple[KVCache, KVCache]:
-    how: dict[str, Any] = {"batch": batch, "capacity": None, "rope_length": 99, "precision": get_precision("reference")}
-    dense = KVCache(layers(*windows), backend=backend, **how)
-    return dense, KVCache(layers(*windows), backend=backend, store=partial(QuantisedStore, format=form), **how)
+def pair(windows: tuple[int | None, ...], batch: int, form: KVFormat, backend: Backend) -> list[ContiguousCache]:
+    precision = get_precision("reference")
+    how: dict[str, Any] = {"batch": batch, "capacity": None, "rope_length": 99}
+    codecs = DenseCodec(backend, precision), QuantisedCodec(form, backend, precision)
+    return [ContiguousCache(layers(*windows), codec=codec, **how) for codec in codecs]
 
 
 def play(seed: int, form: KVFormat, backend: Backend = BACKEND) -> None:
@@ -137,7 +137,7 @@ def play(seed: int, form: KVFormat, backend: Backend = BACKEND) -> None:
         if run.fails_after is None:
             for cache in caches:
                 cache.commit()
-    slots = sum(store.buffers[0].shape[2] for store in caches[0]._stores)
+    slots = sum(store.room for store in caches[0]._stores)
     assert caches[1].nbytes == 2 * batch * HEADS * slots * (form.code_bytes(WIDTH) + 2 * form.groups(WIDTH))
 
 
@@ -186,7 +186,7 @@ def test_other_precisions_have_it_too(precision: str) -> None:
         assert same(logits(model, ids, [3, 6]), logits(model, ids, [9]))
     cache = model.new_cache(batch=2)
     model.forward(ids, cache=cache)
-    assert isinstance(cache._stores[0], QuantisedStore)
+    assert isinstance(cache.codec, QuantisedCodec)
 
 
 def test_a_padded_batch_generates_what_each_prompt_generates() -> None:
@@ -201,10 +201,10 @@ def test_a_padded_batch_generates_what_each_prompt_generates() -> None:
 def test_the_default_is_as_it_was() -> None:
     model = load(GOLDEN / "tiny" / "llama")
     ids = np.array([[3, 4, 5, 6]])
-    assert type(model.new_cache()._stores[0]) is LayerStore
+    assert type(model.new_cache().codec) is DenseCodec
     assert same(logits(model, ids, [2, 2]), model.forward(ids))
     quantised = load(GOLDEN / "tiny" / "llama", kv_cache="fp8")
-    assert type(quantised.new_cache(kv_cache="dense")._stores[0]) is LayerStore
+    assert type(quantised.new_cache(kv_cache="dense").codec) is DenseCodec
     assert same(logits(quantised, ids, [2, 2], kv_cache="dense"), model.forward(ids))
     assert same(logits(model, ids, [2, 2], kv_cache="fp8"), logits(quantised, ids, [4]))
 
@@ -254,28 +254,40 @@ def test_a_wrong_format_is_caught(what: str, text: str, bug: str) -> None:
 
 def undecoded(patch: pytest.MonkeyPatch) -> None:
     """What is new is given to attention as it came."""
-    honest = QuantisedStore.append
+    honest = LayerStore.append
 
-    def append(self: QuantisedStore, k: Any, v: Any, plan: Any) -> tuple[Any, Any]:
+    def append(self: LayerStore, k: Any, v: Any, plan: Any) -> tuple[Any, Any]:
         keys, values = honest(self, k, v, plan)
-        keys[:, keys.shape[1] - k.shape[1] :] = k
+        if isinstance(self.codec, QuantisedCodec):
+            keys[:, keys.shape[1] - k.shape[1] :] = k
         return keys, values
 
-    patch.setattr(QuantisedStore, "append", append)
+    patch.setattr(LayerStore, "append", append)
 
 
 def scales_left_behind(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(QuantisedStore, "pack", LayerStore.pack)
+    honest = LayerStore.pack
+
+    def pack(self: LayerStore, index: NDArray[np.int64]) -> None:
+        whole = self.buffers
+        self.buffers = whole[:: len(whole) // 2]
+        honest(self, index)
+        self.buffers = whole
+
+    patch.setattr(LayerStore, "pack", pack)
 
 
 def scales_lost_in_growing(patch: pytest.MonkeyPatch) -> None:
-    honest = QuantisedStore.grow
-    patch.setattr(QuantisedStore, "grow", lambda self, room, used: honest(self, room, max(0, used - 1)))
+    honest = LayerStore.grow
+
+    def grow(self: LayerStore, room: int, used: int) -> None:
+        honest(self, room, max(0, used - isinstance(self.codec, QuantisedCodec)))
+
+    patch.setattr(LayerStore, "grow", grow)
 
 
 @pytest.mark.parametrize("plant", [undecoded, scales_left_behind, scales_lost_in_growing])
 def test_a_wrong_store_is_caught(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert quantised_cache.QuantisedStore is QuantisedStore
     plant(monkeypatch)
     caught = 0
     for seed in range(12):

@@ -24,7 +24,8 @@ from lepton_ref import Model
 from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.models import execute
 from lepton_ref.models.inputs import ContextOverflowError
-from lepton_ref.runtime.cache import KVCache
+from lepton_ref.runtime.contiguous_cache import ContiguousCache
+from lepton_ref.runtime.kv_codec import DenseCodec
 from lepton_ref.storage import Dense
 from lepton_ref.storage.kept import Kept
 
@@ -251,8 +252,8 @@ def test_the_cache_of_another_model_is_refused() -> None:
             other.forward(IDS, cache=own)
     with pytest.raises(ValueError, match="on backend 'strict'"):
         load(TINY / "llama", backend=StrictBackend()).forward(IDS, cache=own)
-    how = {"backend": BACKEND, "precision": model().precision}
-    orphan = KVCache(model().program.caches(), batch=2, capacity=None, rope_length=1, **how)
+    codec = DenseCodec(BACKEND, model().precision)
+    orphan = ContiguousCache(model().program.caches(), batch=2, capacity=None, rope_length=1, codec=codec)
     with pytest.raises(ValueError, match=text):
         model().forward(IDS, cache=orphan)
     assert own.length == 0

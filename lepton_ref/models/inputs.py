@@ -124,8 +124,8 @@ class Slots(Cache, Protocol):
         """Slots in use."""
 
     @property
-    def rope_length(self) -> int:
-        """The length that length-dependent RoPE takes."""
+    def rope_length(self) -> int | NDArray[np.int64]:
+        """The length that length-dependent RoPE takes: one for all sequences, or (B)."""
 
     def begin(self, mask_bt: NDArray[np.bool_], /) -> NDArray[np.int64]:
         """(B, T) -> (B, T), the numbers of new tokens in their sequences."""

@@ -1,250 +1,135 @@
 """The key/value cache: what a decoder remembers of earlier tokens, layer by layer.
 
-Slots are counted over the batch, tokens within their sequence: for each sequence a slot is either one of its tokens,
-with its number there, or padding. Layers with a sliding window keep the tokens that a later query can still see, each
-sequence's own, packed to the left: their memory grows neither with the context, nor with a long prompt, nor while one
-sequence of a batch goes on and another has ended.
+What all caches share stands here: what they hold of each sequence, which runs they refuse, and how tokens join and
+leave. Where keys and values lie is another page's: in one piece (`contiguous_cache`) or in blocks (`paged_cache`).
 
 A run appends behind what is in use, and what it appended counts from `commit` on: a run that fails changes nothing.
+`truncate` takes the latest tokens away again. A layer with a window lets go of what no later query sees, so a sequence
+goes back only as far as its windows still hold what the next query would see there; to nothing always.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.interface import Array, Backend
+from lepton_ref.interface import Array, HostArray
 from lepton_ref.models.inputs import ContextOverflowError
 from lepton_ref.models.program import KeyValueLayer
-from lepton_ref.numerics import Precision
+from lepton_ref.runtime.cache_state import Layout, SequenceState, first_seen
+from lepton_ref.runtime.kv_codec import Codec, zeros
 
-FIRST_ROOM = 64
-"""Slots that a growing cache starts with; it doubles from there."""
-
-
-class LayerStore:
-    """Keys and values of one layer, (B, G, room, K) each."""
-
-    def __init__(self, spec: KeyValueLayer, *, batch: int, room: int, backend: Backend, precision: Precision) -> None:
-        self.spec = spec
-        self.backend = backend
-        self.precision = precision
-        self.buffers = [self._empty(batch, room) for _ in ("keys", "values")]
-
-    def _empty(self, batch: int, room: int) -> Array:
-        shape = (batch, self.spec.heads, room, self.spec.width)
-        return self.backend.from_numpy(np.zeros(shape, dtype=self.precision.widest))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both buffers."""
-        batch, heads, room, width = self.buffers[0].shape
-        return int(2 * batch * heads * room * width * self.precision.widest.itemsize)
-
-    def grow(self, room: int, used: int) -> None:
-        """Make room for more slots; the first `used` stay where they are."""
-        for number, old in enumerate(self.buffers):
-            fresh = self._empty(old.shape[0], room)
-            fresh[:, :, :used, :] = old[:, :, :used, :]
-            self.buffers[number] = fresh
-
-    def pack(self, index_bn: NDArray[np.int64]) -> None:
-        """Move each sequence's slots of these numbers to the front."""
-        for buffer in self.buffers:
-            self._put(buffer, buffer, index_bn, at=0)
-
-    def append(self, k_btgk: Array, v_btgk: Array, plan: Plan) -> tuple[Array, Array]:
-        """-> (B, S, G, K) twice: the slots in use and the new ones. The new ones are written behind those in use."""
-        xp = self.backend.xp
-        found = []
-        for buffer, new_btgk in zip(self.buffers, (k_btgk, v_btgk), strict=True):
-            new = xp.permute_dims(new_btgk, (0, 2, 1, 3))
-            if plan.packed is None:
-                buffer[:, :, plan.stop : plan.stop + new.shape[2], :] = new
-                whole = buffer[:, :, plan.start : plan.stop + new.shape[2], :]
-            else:
-                whole = xp.concat([buffer[:, :, plan.start : plan.stop, :], new], axis=2)
-                self._put(buffer, whole, plan.packed, at=plan.stop)
-            found.append(xp.permute_dims(whole, (0, 2, 1, 3)))
-        return found[0], found[1]
-
-    def _put(self, buffer: Array, source: Array, index_bn: NDArray[np.int64], *, at: int) -> None:
-        for b, index in enumerate(index_bn):
-            rows = self.backend.xp.take(source[b, :, :, :], self.backend.from_numpy(index), axis=1)
-            buffer[b, :, at : at + len(index), :] = rows
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run does with the layers of one window.
-
-    Attributes:
-        start: the first slot in use.
-        stop: the slot behind the last in use.
-        order: (B, S), the number of each slot's token in its sequence: those in use and the new ones.
-        valid: (B, S), False for padding.
-        packed: (B, n), which of them are kept, to be written behind `stop`; None where the new ones are written there.
-    """
-
-    start: int
-    stop: int
-    order: NDArray[np.int64]
-    valid: NDArray[np.bool_]
-    packed: NDArray[np.int64] | None
-
-
-class Group:
-    """The layers of one window, which have one layout.
-
-    Args:
-        window: how many keys back a query sees, or None for all.
-        stores: the layers' buffers.
-        capacity: the most slots that can ever be asked for, or None.
-    """
-
-    def __init__(self, window: int | None, stores: list[LayerStore], *, batch: int, capacity: int | None) -> None:
-        self.window = window
-        self.stores = stores
-        self.limit = min((n for n in (capacity, window and 2 * window) if n is not None), default=None)
-        self.start = 0
-        self.order = np.zeros((batch, 0), dtype=np.int64)
-        self.valid = np.zeros((batch, 0), dtype=np.bool_)
-
-    @property
-    def room(self) -> int:
-        """Slots of the buffers."""
-        return int(self.stores[0].buffers[0].shape[2])
-
-    @property
-    def stop(self) -> int:
-        """The slot behind the last in use."""
-        return self.start + self.order.shape[1]
-
-    def plan(self, order_bt: NDArray[np.int64], valid_bt: NDArray[np.bool_], counts_b: NDArray[np.int64]) -> Plan:
-        """Where a run's tokens go. Makes room by dropping what no later query sees, or by growing up to the limit."""
-        new = order_bt.shape[1]
-        if self.stop + new > self.room:
-            if self.window is not None:
-                self._pack(self._seen(self.order, self.valid, counts_b))
-            self._grow(self.stop + new)
-        order = np.concatenate([self.order, order_bt], axis=1)
-        valid = np.concatenate([self.valid, valid_bt], axis=1)
-        packed = None
-        if self.stop + new > self.room:  # a chunk longer than the buffers: of it too only what is seen later is kept
-            packed = _kept_first(self._seen(order, valid, counts_b + valid_bt.sum(axis=1)))
-        return Plan(self.start, self.stop, order, valid, packed)
-
-    def commit(self, plan: Plan, counts_b: NDArray[np.int64]) -> None:
-        """The new tokens join; `counts_b` counts them already."""
-        if plan.packed is None:
-            self.order, self.valid = plan.order, plan.valid
-            return
-        seen = self._seen(plan.order, plan.valid, counts_b)
-        self.start = plan.stop
-        self._take(plan.packed, plan.order, seen)
-
-    def _seen(
-        self, order: NDArray[np.int64], valid: NDArray[np.bool_], counts_b: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Which tokens the next query of their sequence sees, and hence every one that any later query can see."""
-        return valid if self.window is None else valid & (order > counts_b[:, None] - self.window)
-
-    def _pack(self, seen: NDArray[np.bool_]) -> None:
-        index = _kept_first(seen)
-        if index.shape[1] == self.stop:
-            return
-        for store in self.stores:
-            store.pack(index + self.start)
-        self.start = 0
-        self._take(index, self.order, seen)
-
-    def _take(self, index: NDArray[np.int64], order: NDArray[np.int64], seen: NDArray[np.bool_]) -> None:
-        self.order = np.take_along_axis(order, index, axis=1)
-        self.valid = np.take_along_axis(seen, index, axis=1)
-
-    def _grow(self, needed: int) -> None:
-        """Up to the limit; and early, where a window would have to be packed again after a few tokens."""
-        limit = max(needed, 2 * self.room) if self.limit is None else self.limit
-        tight = self.window is not None and 2 * self.stop > self.room
-        if self.room < limit and (needed > self.room or tight):
-            room = min(limit, max(needed, 2 * self.room))
-            for store in self.stores:
-                store.grow(room, self.stop)
-
-
-class KVCache:
+class KVCache(ABC):
     """A cache for one batch of sequences; `Model.new_cache` makes it, `Model.forward` fills it.
 
     Args:
         layers: what each causal attention op keeps.
-        batch: how many sequences.
-        capacity: slots to hold at most, allocated at once where no window is shorter; None grows as needed.
-        rope_length: the length that length-dependent RoPE takes, for the cache's whole life.
-        limit: tokens of a sequence beyond which a growing cache would need another RoPE; None where RoPE has no end.
-        backend: where keys and values lie.
-        precision: the format in which they are kept: that of activations.
-        store: what makes a layer's store, of `LayerStore`'s arguments: see `lepton_ref.runtime.quantised_cache`.
+        states: one a sequence.
+        codec: how vectors are kept.
         owner: the model whose keys and values these are, which takes no cache but its own.
-
-    Attributes:
-        length: slots so far: the longest sequence, padding included.
-        counts: (B), unmasked tokens of each sequence so far.
-
-    Raises:
-        ValueError: a batch or a capacity that is not an integer of at least 1, or that memory cannot hold.
     """
 
     def __init__(
         self,
         layers: tuple[KeyValueLayer, ...],
+        states: Sequence[SequenceState],
         *,
-        batch: int,
-        capacity: int | None,
-        rope_length: int,
-        limit: int | None = None,
-        backend: Backend,
-        precision: Precision,
-        store: Callable[..., LayerStore] = LayerStore,
-        owner: weakref.ReferenceType[object] | None = None,
+        codec: Codec,
+        owner: weakref.ReferenceType[object] | None,
     ) -> None:
-        for name, value in (("batch", batch), ("capacity", capacity)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-        self.capacity = capacity
-        self.rope_length = rope_length
-        self.limit = limit
+        self.layers = layers
+        self.states = list(states)
+        self.codec = codec
         self.owner = owner
-        self.batch = batch
-        self.length = 0
-        how: dict[str, Any] = {"batch": batch, "backend": backend, "precision": precision}
-        try:
-            self.counts: NDArray[np.int64] = np.zeros(batch, dtype=np.int64)
-            self._stores = [store(spec, room=_first_room(capacity, spec.window), **how) for spec in layers]
-        except (MemoryError, ValueError, OverflowError) as error:
-            slots = FIRST_ROOM if capacity is None else capacity
-            raise ValueError(
-                f"a cache for {batch} × {slots} tokens is more than memory holds; ask for a smaller capacity or batch"
-            ) from error
-        self._groups = {
-            window: Group(window, [s for s in self._stores if s.spec.window == window], batch=batch, capacity=capacity)
-            for window in {spec.window for spec in layers}
-        }
         self._new: NDArray[np.bool_] | None = None
-        self._plans: dict[int | None, Plan] = {}
 
     @property
+    def batch(self) -> int:
+        """How many sequences."""
+        return len(self.states)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(B), unmasked tokens of each sequence so far."""
+        return np.array([state.count for state in self.states], dtype=np.int64)
+
+    @property
+    def ids(self) -> tuple[tuple[int, ...] | None, ...]:
+        """The tokens of each sequence; None where some joined whose ids or positions only the caller knows."""
+        return tuple(None if state.ids is None else tuple(state.ids) for state in self.states)
+
+    @property
+    def capacity(self) -> int | None:
+        """Slots to hold at most, the least of any sequence; None grows as needed."""
+        return min((state.capacity for state in self.states if state.capacity is not None), default=None)
+
+    @property
+    def rope_length(self) -> int | NDArray[np.int64]:
+        """The length that length-dependent RoPE takes; (B) where the sequences' differ."""
+        lengths = [state.rope_length for state in self.states]
+        return lengths[0] if len(set(lengths)) == 1 else np.array(lengths, dtype=np.int64)
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Slots so far: the longest sequence, padding included where it takes slots."""
+
+    @property
+    @abstractmethod
     def nbytes(self) -> int:
         """Bytes of all keys and values, room for more included."""
-        return sum(store.nbytes for store in self._stores)
 
-    def __repr__(self) -> str:
-        room = "growing" if self.capacity is None else f"capacity {self.capacity}"
-        return f"KVCache(batch {self.batch}, {self.length} slots, {room}, {self.nbytes:,} bytes)"
+    @abstractmethod
+    def used(self, b: int, padding: int, /) -> int:
+        """Slots that count against a sequence's capacity once so much padding has joined."""
+
+    @abstractmethod
+    def extend(
+        self, layer: int, k_btgk: Array, v_btgk: Array, /
+    ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
+        """New keys and values → all that the layer keeps: (B, S, G, K) twice, and each key's number and validity."""
+
+    @abstractmethod
+    def addresses(self, layer: int, /) -> Layout | None:
+        """Where the layer's keys and values lie, between `begin` and `commit`; None where they lie in no such way."""
+
+    @abstractmethod
+    def held(self, layer: int, b: int, /) -> tuple[int, list[HostArray]]:
+        """The first token that a layer still holds of a sequence, and from there on the parts of keys and values."""
+
+    @abstractmethod
+    def _plan(self, order_bt: NDArray[np.int64], mask_bt: NDArray[np.bool_]) -> None:
+        """Say where a run's tokens go, and make room."""
+
+    @abstractmethod
+    def _write(self, layer: int, parts: list[Array]) -> None:
+        """Put encoded keys and values, (B, T, G, ·) each, where the plan says."""
+
+    @abstractmethod
+    def _join(self) -> None:
+        """The planned tokens join; the counts count them already."""
+
+    @abstractmethod
+    def _cut(self) -> None:
+        """Drop what is at or beyond the counts."""
+
+    @abstractmethod
+    def _first(self, b: int, window: int) -> int:
+        """The first token that layers of this window hold; all from there on are held."""
+
+    @abstractmethod
+    def _let_go(self, first_b: dict[int, list[int]]) -> None:
+        """Tokens before these, by window, count as not held."""
 
     def begin(self, mask_bt: NDArray[np.bool_], /) -> NDArray[np.int64]:
         """(B, T) -> (B, T), the numbers of new tokens in their sequences. Nothing has joined until `commit`.
@@ -255,44 +140,117 @@ class KVCache:
         """
         if mask_bt.shape[0] != self.batch:
             raise ValueError(f"the cache holds {self.batch} sequences, got {mask_bt.shape[0]}; make another cache")
-        total = self.length + mask_bt.shape[1]
-        if self.capacity is not None and total > self.capacity:
-            raise ContextOverflowError(
-                f"{total} tokens overflow the cache's capacity of {self.capacity}; make a cache of a larger capacity"
-            )
-        if self.limit is not None and int((self.counts + mask_bt.sum(axis=1)).max()) > self.limit:
-            raise ContextOverflowError(
-                f"beyond {self.limit} tokens this model's RoPE depends on the length; create the cache with capacity="
-            )
-        order: NDArray[np.int64] = self.counts[:, None] + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
-        self._plans = {window: group.plan(order, mask_bt, self.counts) for window, group in self._groups.items()}
+        counts = self.counts
+        for state, total, new in zip(self.states, self._asked(mask_bt), mask_bt.sum(axis=1), strict=True):
+            if state.capacity is not None and total > state.capacity:
+                raise ContextOverflowError(
+                    f"{total} tokens overflow the cache's capacity of {state.capacity}; "
+                    "make a cache of a larger capacity"
+                )
+            if state.limit is not None and state.count + new > state.limit:
+                raise ContextOverflowError(
+                    f"beyond {state.limit} tokens this model's RoPE depends on the length; "
+                    "create the cache with capacity="
+                )
+        order: NDArray[np.int64] = counts[:, None] + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
+        self._plan(order, mask_bt)
         self._new = mask_bt
         return order
 
-    def extend(
-        self, layer: int, k_btgk: Array, v_btgk: Array, /
-    ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
-        """New keys and values → all that the layer keeps: (B, S, G, K) twice, and each key's number and validity."""
-        store = self._stores[layer]
-        plan = self._plans[store.spec.window]
-        keys, values = store.append(k_btgk, v_btgk, plan)
-        return keys, values, plan.order, plan.valid
+    @abstractmethod
+    def _asked(self, mask_bt: NDArray[np.bool_]) -> list[int]:
+        """Slots that each sequence would take with a run's."""
 
-    def commit(self) -> None:
-        """The new tokens join."""
+    def commit(self, ids_bt: NDArray[np.int64] | None = None, /) -> None:
+        """The new tokens join: these, or such as only the caller knows."""
         assert self._new is not None, "commit follows begin"
-        self.length += self._new.shape[1]
-        self.counts = self.counts + self._new.sum(axis=1, dtype=np.int64)
-        for window, plan in self._plans.items():
-            self._groups[window].commit(plan, self.counts)
-        self._new, self._plans = None, {}
+        for b, (state, mask) in enumerate(zip(self.states, self._new, strict=True)):
+            if ids_bt is None:
+                state.ids = state.ids if not mask.any() else None
+            elif state.ids is not None:
+                state.ids.extend(ids_bt[b, mask].tolist())
+            state.count += int(mask.sum())
+        self._join()
+        self._new = None
 
+    def fill(self, ids: Sequence[Sequence[int]], parts: Sequence[Sequence[list[HostArray]]], /) -> None:
+        """Tokens join whose keys and values are known already.
 
-def _kept_first(kept_bs: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(B, S) -> (B, n): where each sequence's kept slots are, in order, n the most of any; others fill up."""
-    return np.argsort(~kept_bs, axis=1, kind="stable")[:, : int(kept_bs.sum(axis=1).max(initial=0))]
+        Args:
+            ids: those of each sequence.
+            parts: for each layer and sequence the parts of keys and values, (G, n, ·) each, of its latest n tokens: all
+                that the next query sees.
+        """
+        longest = max(len(row) for row in ids)
+        if longest == 0:
+            return
+        mask = np.array([[t >= longest - len(row) for t in range(longest)] for row in ids])
+        ids_bt = np.zeros(mask.shape, dtype=np.int64)
+        ids_bt[mask] = [index for row in ids for index in row]
+        self.begin(mask)
+        for layer, spec in enumerate(self.layers):
+            whole = [array.transpose(0, 2, 1, 3) for array in zeros(self.codec, (*mask.shape, spec.heads), spec.width)]
+            for b, found in enumerate(parts[layer]):
+                for array, part in zip(whole, found, strict=True):
+                    array[b, :, longest - part.shape[1] :] = part
+            self._write(layer, [self.codec.from_host(array.transpose(0, 2, 1, 3)) for array in whole])
+        self.commit(ids_bt)
+        windows = [spec.window for spec in self.layers if spec.window is not None]
+        self._let_go({window: [first_seen(len(row), window) for row in ids] for window in windows})
 
+    def can_truncate(self, counts: int | Sequence[int] | NDArray[np.int64], /) -> bool:
+        """Whether `truncate` would go back to these counts. Errors as there, but for what windows no longer hold."""
+        return self._out_of_reach(self._wanted(counts)) is None
 
-def _first_room(capacity: int | None, window: int | None) -> int:
-    room = FIRST_ROOM if capacity is None else capacity
-    return room if window is None else min(room, 2 * window)
+    def truncate(self, counts: int | Sequence[int] | NDArray[np.int64], /) -> None:
+        """Take each sequence's latest tokens away, so that this many stay; one number is for all.
+
+        Raises:
+            ValueError: not one count a sequence, more tokens than there are, or so few that a window has let go of what
+                the next token would see. Nothing has changed then.
+            TypeError: a count that is no integer.
+        """
+        wanted = self._wanted(counts)
+        lost = self._out_of_reach(wanted)
+        if lost is not None:
+            b, window = lost
+            raise ValueError(
+                f"sequence {b} cannot go back to {wanted[b]} of its {self.states[b].count} tokens: "
+                f"a window of {window} has let go of what they see; truncate it to 0 and read it again"
+            )
+        for state, count in zip(self.states, wanted, strict=True):
+            state.count = count
+            if state.ids is not None:
+                del state.ids[count:]
+            elif count == 0:
+                state.ids = []
+        self._new = None
+        self._cut()
+
+    def _wanted(self, counts: Any) -> list[int]:
+        given = np.asarray(counts)
+        if not np.issubdtype(given.dtype, np.integer):
+            raise TypeError(f"counts must be integers, one for each of {self.batch} sequences, got {counts!r}")
+        if given.shape not in ((), (self.batch,)):
+            raise ValueError(f"counts must be one or {self.batch}, one a sequence, got an array of shape {given.shape}")
+        wanted: list[int] = np.broadcast_to(given, (self.batch,)).tolist()
+        for b, (count, state) in enumerate(zip(wanted, self.states, strict=True)):
+            if not 0 <= count <= state.count:
+                raise ValueError(f"sequence {b} has {state.count} tokens, so {count} cannot stay; give 0 to that many")
+        return wanted
+
+    def _out_of_reach(self, wanted: list[int]) -> tuple[int, int] | None:
+        """The first sequence and window that cannot go back so far."""
+        windows = {spec.window for spec in self.layers if spec.window is not None}
+        for b, count in enumerate(wanted):
+            for window in sorted(windows):
+                needed = first_seen(count, window)
+                if needed < count and self._first(b, window) > needed:
+                    return b, window
+        return None
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write keys, values and ids down, complete or not at all: see `lepton_ref.runtime.saved_cache.save`."""
+        from lepton_ref.runtime.saved_cache import save
+
+        return save(self, path, overwrite=overwrite)

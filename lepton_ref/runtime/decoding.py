@@ -207,17 +207,17 @@ def jobs(
 
 def _room(model: Model, cache: KVCache | None, row: int, length: int, longest: int, name: str) -> int | None:
     """How many new tokens there is room for: one more than fit, since the last is never fed. None for no end."""
-    before = 0 if cache is None else int(cache.counts[row])
+    before = 0 if cache is None else cache.states[row].count
     fit: dict[str, int] = {}
     learned = learned_positions(model.program)
     if learned is not None:
         fit[f"the {learned} positions that the model has learned"] = learned - before
-    if cache is not None and cache.capacity is not None:
-        padding = longest - length
-        fit[f"the cache's capacity of {cache.capacity}"] = cache.capacity - cache.length - padding
-    if cache is not None and cache.limit is not None:
-        fit[f"the {cache.limit} tokens after which RoPE depends on the length (give new_cache a capacity)"] = (
-            cache.limit - before
+    state = None if cache is None else cache.states[row]
+    if cache is not None and state is not None and state.capacity is not None:
+        fit[f"the cache's capacity of {state.capacity}"] = state.capacity - cache.used(row, longest - length)
+    if state is not None and state.limit is not None:
+        fit[f"the {state.limit} tokens after which RoPE depends on the length (give new_cache a capacity)"] = (
+            state.limit - before
         )
     for what, left in fit.items():
         if length > left:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +15,14 @@ from lepton_ref.models.inputs import make_batch
 from lepton_ref.models.program import Program
 from lepton_ref.numerics import Precision
 from lepton_ref.runtime import generate as generating
-from lepton_ref.runtime import save, score, show
-from lepton_ref.runtime.cache import KVCache, LayerStore
+from lepton_ref.runtime import save, saved_cache, score, show
+from lepton_ref.runtime.cache import KVCache
+from lepton_ref.runtime.contiguous_cache import ContiguousCache
+from lepton_ref.runtime.fingerprint import fingerprint
+from lepton_ref.runtime.kv_codec import Codec, DenseCodec, QuantisedCodec
 from lepton_ref.runtime.kv_formats import DENSE, get_kv_format
+from lepton_ref.runtime.paged_cache import PagedCache
 from lepton_ref.runtime.parts import Parts
-from lepton_ref.runtime.quantised_cache import QuantisedStore
 from lepton_ref.runtime.threads import ThreadLimit
 
 if TYPE_CHECKING:
@@ -49,6 +52,7 @@ class Model:
         self.precision = precision
         self.threads = threads
         self._limit = ThreadLimit(threads)
+        self._memo: dict[str, Any] = {}
 
     @property
     def config(self) -> Any:
@@ -78,6 +82,11 @@ class Model:
     @cached_property
     def _joins(self) -> dict[str, Join]:
         return joins(self.program, self.parts.weights, self._vectors, backend=self.backend, precision=self.precision)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the program and of all weights as they are stored; the first call reads the whole file."""
+        return fingerprint(self.parts)
 
     @property
     def is_causal(self) -> bool:
@@ -160,6 +169,7 @@ class Model:
         self, input_ids: Any, inputs: dict[str, Any], *, watch: Callable[[str, Array], None] | None
     ) -> HostArray:
         cache: KVCache | None = inputs.get("cache")
+        positions = inputs.get("position_ids")
         known = {name: inputs.pop(name, None) for name in ("attention_mask", "position_ids", "token_type_ids", "cache")}
         last_only = bool(inputs.pop("last_only", False))
         self._refuse(inputs)
@@ -168,11 +178,14 @@ class Model:
         if cache is not None:
             self._require_own(cache)
         batch = make_batch(self.program, self.config, input_ids, last_only=last_only, **known)
-        run = Run(self.parts.weights, self._vectors, batch, cache, self.backend, self.precision, self._joins)
+        run = Run(
+            self.parts.weights, self._vectors, batch, cache, self.backend, self.precision, self._joins,
+            memo=self._memo, threads=self.threads,
+        )  # fmt: skip
         with self._limit:
             output = self.backend.to_numpy(execute(run, self.program, watch=watch))
         if cache is not None:
-            cache.commit()
+            cache.commit(batch.integers["input_ids"] if positions is None else None)
         return self._finished(output, batch)
 
     def _refuse(self, others: dict[str, Any]) -> None:
@@ -225,20 +238,34 @@ class Model:
 
     generate = generating.generate
     stream = generating.stream
+    load_cache = saved_cache.load_cache
     log_probabilities = score.log_probabilities
     perplexity = score.perplexity
 
-    def new_cache(self, batch: int = 1, capacity: int | None = None, *, kv_cache: str | None = None) -> KVCache:
+    def new_cache(
+        self,
+        batch: int = 1,
+        capacity: int | None = None,
+        *,
+        kv_cache: str | None = None,
+        paged: bool | PagedCache = False,
+    ) -> KVCache:
         """A cache for `batch` sequences of up to `capacity` tokens; None grows as needed.
 
-        `kv_cache` says how keys and values are stored: "dense", or a key of `lepton_ref.runtime.kv_formats.KV_FORMATS`,
-        such as "int8"; None takes what the model was loaded with.
+        Args:
+            batch: how many sequences.
+            capacity: the most tokens of a sequence, padding included unless the cache is paged.
+            kv_cache: how keys and values are stored: "dense", or a key of `lepton_ref.runtime.kv_formats.KV_FORMATS`,
+                such as "int8"; None takes what the model was loaded with.
+            paged: whether they lie in blocks of 16 tokens, each sequence's own, which sequences can share: see
+                `lepton_ref.runtime.paged_cache`. A paged cache of this model shares its blocks with the new one.
 
         RoPE whose base depends on the length takes `capacity` for the cache's whole life, so that chunking changes
         nothing. A growing cache takes the length the model was first trained for, and refuses to grow beyond it.
 
         Raises:
-            ValueError: a model without causal attention, numbers below 1, or an unknown `kv_cache`.
+            ValueError: a model without causal attention, numbers below 1, an unknown `kv_cache`, or a cache to share
+                blocks with that is another model's or keeps keys and values otherwise.
         """
         form = get_kv_format(self.kv_cache if kv_cache is None else kv_cache)
         if not self.is_causal:
@@ -246,8 +273,13 @@ class Model:
         ropes = [op.options["rope"] for op in self.program.ops if op.kind == "rope"]
         limits = [rope.original_length for rope in ropes if rope.depends_on_length]
         limit = min(limits) if limits and capacity is None else None
-        return KVCache(
-            self.program.caches(), batch=batch, capacity=capacity, rope_length=capacity or limit or 1, limit=limit,
-            backend=self.backend, precision=self.precision, owner=weakref.ref(self),
-            store=LayerStore if form is None else partial(QuantisedStore, format=form),
-        )  # fmt: skip
+        how = (self.backend, self.precision)
+        codec: Codec = DenseCodec(*how) if form is None else QuantisedCodec(form, *how)
+        size: dict[str, Any] = {"batch": batch, "capacity": capacity, "rope_length": capacity or limit or 1}
+        more: dict[str, Any] = {"limit": limit, "codec": codec, "owner": weakref.ref(self)}
+        if isinstance(paged, PagedCache):
+            self._require_own(paged)
+            if paged.codec.name != codec.name:
+                raise ValueError(f"the cache to share blocks with is {paged.codec.name}, not {codec.name}; make two")
+            return PagedCache.empty(self.program.caches(), **size, **more, pools=paged.pools)
+        return (PagedCache.empty if paged else ContiguousCache)(self.program.caches(), **size, **more)
