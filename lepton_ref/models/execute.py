@@ -109,6 +109,8 @@ class Run:
         layer: how many attention ops have used the cache so far.
         tables: RoPE's tables by record, shared by all layers.
         masks: who sees whom, by causality, window and number of keys: layers of one window keep the same keys.
+        memo: what a backend's kernel of whole programs keeps from one run of a model to the next.
+        threads: how many threads such a kernel may use; None leaves its own choice.
     """
 
     weights: Mapping[str, Weight]
@@ -122,6 +124,8 @@ class Run:
     layer: int = 0
     tables: dict[ops.Rope, ops.RopeTables] = field(default_factory=dict)
     masks: dict[tuple[object, ...], Array] = field(default_factory=dict)
+    memo: dict[str, Any] = field(default_factory=dict)
+    threads: int | None = None
 
     def how(self, op: Op) -> dict[str, Any]:
         """Where and in which precision the op computes, as keywords of `lepton_ref.ops`."""
@@ -131,21 +135,39 @@ class Run:
         """The op's vector of that role, or None where it has none."""
         return self.vectors[op.weights[role]] if role in op.weights else None
 
+    def compute(self, op: Op, *inputs: Array) -> Array:
+        """The op's output, by the function of its kind."""
+        return HANDLERS[op.kind](self, op, *(as_read(x, **self.how(op)) for x in inputs))
+
+    def seen(self, op: Op, order_bs: NDArray[np.int64], valid_bs: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(B, S) twice -> (B, T, S): which of these keys an attention op's queries see."""
+        o = op.options
+        return ops.attention_mask(self.batch.order, order_bs, valid_bs, causal=o["causal"], window=o["window"])
+
+    def turns(self, rope: ops.Rope, positions_bt: NDArray[np.int64], lengths: NDArray[np.int64]) -> ops.RopeTables:
+        """(B, T), (B) or (1) -> RoPE's tables for positions and lengths of a kernel's choice."""
+        return ops.rope_tables(positions_bt, rope, lengths=lengths, backend=self.backend)
+
 
 @silence()
 def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] | None = None) -> Array:
     """-> the output of the program's last op. An intermediate is dropped after its last use.
+
+    A backend's kernel under ("program", NoneType), of the run and the program, goes first where nobody watches.
 
     Args:
         run: inputs, weights, and how to compute.
         program: the op list.
         watch: called with each op's name and output, in order.
     """
+    whole = run.backend.kernels.get(("program", type(None))) if watch is None else None
+    done = NotImplemented if whole is None else whole(run, program)
+    if done is not NotImplemented:
+        return done
     last_use = {name: number for number, op in enumerate(program.ops) for name in op.inputs}
     values: dict[str, Array] = {}
     for number, op in enumerate(program.ops):
-        inputs = [as_read(values[name], **run.how(op)) for name in op.inputs]
-        values[op.name] = HANDLERS[op.kind](run, op, *inputs)
+        values[op.name] = run.compute(op, *(values[name] for name in op.inputs))
         if watch is not None:
             watch(op.name, values[op.name])
         for name in set(op.inputs):
