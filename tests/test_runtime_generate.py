@@ -125,15 +125,15 @@ def test_generation_is_right(check: Callable[[str], None], name: str) -> None:
 
 
 BUGS: list[tuple[Callable[[], None], str, str]] = [
-    (agrees_with_the_loop, "self.options.sequence + row.sequence, len(row.ids)", "row.sequence, len(row.ids)"),
-    (agrees_with_the_loop, "self.options.sequence + row.sequence, len(row.ids)", "self.options.sequence + row.sequence, len(row.ids) + 1"),
+    (agrees_with_the_loop, "options.sequence + row.sequence, len(row.ids)", "row.sequence, len(row.ids)"),
+    (agrees_with_the_loop, "options.sequence + row.sequence, len(row.ids)", "options.sequence + row.sequence, len(row.ids) + 1"),
     (agrees_with_the_loop, "[*row.prompt, *row.ids]", "row.ids"),
     (agrees_with_the_loop, "[*row.prompt, *row.ids]", "row.prompt"),
     (agrees_with_the_loop, "np.array([[row.ids[-1]] for row in self.rows])", "np.array([[row.ids[0]] for row in self.rows])"),
     (agrees_with_the_loop, "log_probability(logits_v, index, backend", "log_probability(logits_v / 0.9, index, backend"),
-    (a_batch_is_its_sequences_alone, "mask[row.number, longest - len(row.prompt) :] = True", "mask[row.number] = True"),
+    (a_batch_is_its_sequences_alone, "mask[row.number, longest - len(row.rest) :] = True", "mask[row.number] = True"),
     (a_batch_is_its_sequences_alone, "self._choose(row, logits_bv[row.number])", "self._choose(row, logits_bv[0])"),
-    (a_batch_is_its_sequences_alone, "self.options.sequence + row.sequence, len(row.ids)", "self.options.sequence, len(row.ids)"),
+    (a_batch_is_its_sequences_alone, "options.sequence + row.sequence, len(row.ids)", "options.sequence, len(row.ids)"),
     (a_batch_is_its_sequences_alone, "going = [row for row in self.rows if row.finish is None]", "going = self.rows if any(row.finish is None for row in self.rows) else []"),
     (chunks_change_nothing, "range(0, longest, self.options.chunk)", "range(0, longest - 1, self.options.chunk)"),
     (chunks_change_nothing, "slice(start, start + self.options.chunk)", "slice(start, start + self.options.chunk + 1)"),

@@ -240,7 +240,7 @@ class ContiguousCache(KVCache):
 
     def _cut(self) -> None:
         dropped = {window: group.cut(self.counts) for window, group in self._groups.items()}
-        self._length -= dropped.get(None, min(dropped.values()))
+        self._length -= dropped.get(None, min(dropped.values())) if self.counts.any() else self._length
         self._plans = {}
 
     def _first(self, b: int, window: int) -> int:

@@ -26,7 +26,11 @@ def fingerprint(parts: Parts) -> str:
     return seen.hexdigest()
 
 
+def is_proven(precision: Precision) -> bool:
+    """Whether every op gives the same bits on any backend and in any batch."""
+    return all(each.proven for each in (precision, *(how for _, how in precision.overrides)))
+
+
 def arithmetic(precision: Precision, backend: Backend) -> str:
     """SHA-256 of a precision; of the backend's name too where nothing is proven, so that its bits are its own."""
-    proven = all(each.proven for each in (precision, *(how for _, how in precision.overrides)))
-    return hashlib.sha256(repr((precision, "" if proven else backend.name)).encode()).hexdigest()
+    return hashlib.sha256(repr((precision, "" if is_proven(precision) else backend.name)).encode()).hexdigest()

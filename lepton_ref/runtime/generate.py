@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lepton_ref.runtime.decoding import Options, jobs
+from lepton_ref.runtime.decoding import jobs
+from lepton_ref.runtime.fingerprint import is_proven
 from lepton_ref.runtime.generation import Generation, Token
 from lepton_ref.runtime.prompts import one_or_many, require_language_model
+from lepton_ref.runtime.rows import Options
 from lepton_ref.runtime.sampling import WORD, Sampling, require_integer
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ def generate(
     stop_strings: str | Sequence[str] = (),
     chunk: int = 512,
     cache: KVCache | None = None,
+    reuse: bool = False,
+    speculate: int = 0,
     on_token: Callable[[Token], object] | None = None,
     progress: bool = False,
 ) -> Generation | list[Generation]:
@@ -58,6 +62,10 @@ def generate(
         chunk: tokens of the prompt fed at a time.
         cache: from `model.new_cache`; what it holds stands before the prompt. When a sequence ends it holds all but the
             last new id: begin the next prompt with that. None for a cache of its own.
+        reuse: take the cache's sequences for beginnings of these prompts: what they have in common stays, the rest is
+            dropped, and only what is new is read. The same answers as without a cache, sooner.
+        speculate: the most tokens to guess at a time from what came before, verified in one run: the same answers,
+            sooner where a text repeats itself. 0 guesses nothing. A batch takes a paged cache, or one of its own.
         on_token: called with each `Token` when it is chosen.
         progress: draw a bar while the prompt is read, where `rich` is installed.
 
@@ -67,7 +75,7 @@ def generate(
 
     Raises:
         ValueError: an encoder, an empty prompt, ids outside the vocabulary, an option outside its range, logits that
-            are NaN.
+            are NaN, speculation under a precision whose bits are not proven, reuse without a cache.
         TypeError: a prompt that is neither text nor integers, or an argument of another type than it is said to have.
         ContextOverflowError: a prompt that does not fit; found before anything runs.
     """
@@ -76,7 +84,8 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     found_jobs, single = _prepare(
         model, prompt, sampling, max_new_tokens=max_new_tokens, sequence=sequence, stop_ids=stop_ids,
-        stop_strings=stop_strings, chunk=chunk, cache=cache, progress=progress,
+        stop_strings=stop_strings, chunk=chunk, cache=cache, reuse=reuse, speculate=speculate,
+        progress=progress,
     )  # fmt: skip
     found: list[Generation] = []
     for job in found_jobs:
@@ -104,6 +113,8 @@ def stream(
     stop_strings: str | Sequence[str] = (),
     chunk: int = 512,
     cache: KVCache | None = None,
+    reuse: bool = False,
+    speculate: int = 0,
     progress: bool = False,
 ) -> Iterator[Token]:
     """Continue one prompt, token by token: the arguments and errors of `generate`.
@@ -114,7 +125,8 @@ def stream(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     found_jobs, single = _prepare(
         model, prompt, sampling, max_new_tokens=max_new_tokens, sequence=sequence, stop_ids=stop_ids,
-        stop_strings=stop_strings, chunk=chunk, cache=cache, progress=progress,
+        stop_strings=stop_strings, chunk=chunk, cache=cache, reuse=reuse, speculate=speculate,
+        progress=progress,
     )  # fmt: skip
     if not single:
         raise ValueError(f"stream continues one prompt, got a batch of {len(prompt)}; use generate with on_token")
@@ -132,6 +144,8 @@ def _prepare(
     stop_strings: str | Sequence[str],
     chunk: int,
     cache: KVCache | None,
+    reuse: bool,
+    speculate: int,
     progress: bool,
 ) -> tuple[list[Job], bool]:
     """All that can be wrong is found here, before anything runs."""
@@ -139,11 +153,19 @@ def _prepare(
     require_integer("max_new_tokens", max_new_tokens, low=1, remedy="it counts new tokens, without the prompt's")
     require_integer("chunk", chunk, low=1, remedy="it counts tokens of the prompt")
     require_integer("sequence", sequence, low=0, high=WORD - 1, remedy="it is one word of a key")
+    require_integer("speculate", speculate, low=0, remedy="it counts guessed tokens, and 0 guesses none")
+    if speculate > 0 and not is_proven(model.precision):
+        raise ValueError(
+            f"speculate is {speculate}, but under {model.precision.name!r} a token's bits depend on how many are run "
+            "together; leave it out, or take a proven precision"
+        )
+    if reuse and cache is None:
+        raise ValueError("reuse takes a cache that holds the beginning of the prompt; give one, or leave reuse out")
     stops = _stop_strings(stop_strings)
     prompts, single = one_or_many(model, prompt)
     tokenizer = _tokenizer(model, needed=len(stops) > 0)
     ends = _own_stop_ids(model, tokenizer) if stop_ids is None else _stop_ids(stop_ids, model.config.vocab_size)
-    options = Options(sampling, max_new_tokens, ends, stops, chunk, sequence, progress)
+    options = Options(sampling, max_new_tokens, ends, stops, chunk, sequence, progress, speculate, reuse)
     return jobs(model, prompts, options, cache=cache, tokenizer=tokenizer), single
 
 

@@ -38,6 +38,8 @@ class Generation(Sequence[int]):
         prompt_ids: the ids of the prompt.
         prefill_s: seconds until the logits of the first new token, all of the batch's prompts together.
         decode_s: seconds from then to the last new id, together with the batch's other sequences.
+        proposed: ids that speculation guessed.
+        accepted: those of them that were right, each of which has saved a run.
     """
 
     ids: tuple[int, ...]
@@ -47,6 +49,8 @@ class Generation(Sequence[int]):
     prompt_ids: tuple[int, ...] = field(repr=False)
     prefill_s: float = field(compare=False)
     decode_s: float = field(compare=False)
+    proposed: int = field(default=0, compare=False)
+    accepted: int = field(default=0, compare=False)
 
     @overload
     def __getitem__(self, index: int) -> int: ...
