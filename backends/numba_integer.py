@@ -1,0 +1,118 @@
+"""Linear layers under w8a8 and w4a8 as kernels: a panel at a time, for one row or many, the same bits for all.
+
+    y[r, o] = Σ_b d[r, b]·(scale[o, b]·Σ_k code·q + minimum[o, b]·Σ_k q) + bias[o], rounded once
+
+x comes as `numba_integer_rows.quantise_rows` leaves it, w as `numba_panels.pack`. What the float64 sum leaves open,
+one element in a hundred thousand, `numba_integer_repair` computes exactly at once; only where a number is NaN or
+infinite an element goes to the list of the stuck.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from lepton_ref.backends.numba_dot import Isa, chosen
+from lepton_ref.backends.numba_integer_finish import finish, unit_of
+from lepton_ref.backends.numba_integer_matvec import q4_0, q4_1, q8_0, terms
+from lepton_ref.backends.numba_integer_repair import repair
+from lepton_ref.backends.numba_integer_rows import quantise_rows
+from lepton_ref.backends.numba_panels import Panels
+
+
+@njit(nogil=True, cache=True)
+def scratch_bytes(width: Any, rows: Any) -> Any:
+    """Bytes that `integer_linear` needs for itself."""
+    return 64 * rows
+
+
+@njit(nogil=True, cache=True)
+def one_row(
+    isa: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, row: Any, panel: Any, blocks: Any
+) -> Any:
+    """Sixteen sums."""
+    p, s = w0 + at[0], w0 + at[1]
+    if kind == 0:
+        return q8_0(isa, W, p + 512 * blocks * panel, s + 32 * blocks * panel, q, d, sums, row, blocks)
+    p += 256 * blocks * panel
+    if kind == 1:
+        return q4_0(isa, W, p, s + 32 * blocks * panel, q, d, sums, row, blocks)
+    return q4_1(isa, W, p, s + 64 * blocks * panel, q, d, sums, row, blocks)
+
+
+@njit(nogil=True, cache=True)
+def integer_linear(
+    isa: Any,
+    kind: Any,
+    W: Any,
+    w0: Any,
+    at: Any,
+    q: Any,
+    d: Any,
+    sums: Any,
+    lengths: Any,
+    rows: Any,
+    F: Any,
+    y0: Any,
+    ystride: Any,
+    first_panel: Any,
+    last_panel: Any,
+    outputs: Any,
+    width: Any,
+    bias: Any,
+    bias0: Any,
+    form: Any,
+    scratch: Any,
+    stuck: Any,
+) -> None:
+    """Panels [first, last) of a layer for all rows, into F[y0 + row·ystride + output]."""  # fmt: skip
+    blocks = (width + 31) // 32
+    unit = unit_of(terms(kind) * blocks)
+    for panel in range(first_panel, last_panel):
+        count = min(np.int64(16), outputs - 16 * panel)
+        bias_at = bias0 + 16 * panel if bias0 >= 0 else np.int64(-1)
+        for row in range(rows):
+            value = one_row(isa, kind, W, w0, at, q, d, sums, row, panel, blocks)
+            y = y0 + row * ystride + 16 * panel
+            opened = finish(value, unit, lengths, row, W, w0 + at[4] + 128 * panel, bias, bias_at, F, y, count, form)
+            if opened:
+                for r in range(16):
+                    if opened >> r & 1:
+                        place = bias_at + r if bias_at >= 0 else np.int64(-1)
+                        F[y + r] = repair(
+                            kind, W, w0, at, q, d, sums, row, 16 * panel + r, width, bias, place, form, stuck
+                        )
+
+
+def linear(
+    x: NDArray[np.float32],
+    panels: Panels,
+    bias: NDArray[np.float32] | None = None,
+    form: int = 0,
+    isa: Isa | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """`(M, I), (O, I), (O) -> (M, O)`: a whole layer on one thread, and the list of the stuck.
+
+    Raises:
+        ValueError: x is no float32 matrix of the weight's width.
+    """  # fmt: skip
+    if x.dtype != np.float32 or x.ndim != 2 or x.shape[1] != panels.width:
+        raise ValueError(f"x must be float32 of shape (M, {panels.width}), got {x.dtype} {x.shape}")
+    rows, blocks = len(x), panels.blocks
+    arena = np.zeros(rows * (panels.width + panels.outputs), dtype=np.float32)
+    arena[: x.size] = x.reshape(-1)
+    q, d = np.empty(32 * rows * blocks, dtype=np.int8), np.empty(rows * blocks)
+    sums, lengths = np.empty(2 * rows * blocks, dtype=np.int32), np.empty(2 * rows)
+    stuck = np.zeros(1 + rows * panels.outputs, dtype=np.int64)
+    scratch = np.empty(scratch_bytes(panels.width, rows), dtype=np.uint8)
+    some = np.zeros(0, dtype=np.float32) if bias is None else bias
+    quantise_rows(arena, 0, panels.width, 0, rows, panels.width, q, d, sums, lengths)
+    integer_linear(
+        chosen() if isa is None else isa, panels.kind, panels.data, 0, panels.at, q, d, sums, lengths, rows, arena,
+        x.size, panels.outputs, 0, panels.panels, panels.outputs, panels.width, some, -1 if bias is None else 0, form,
+        scratch, stuck,
+    )  # fmt: skip
+    return arena[x.size :].reshape(rows, panels.outputs), stuck[1 : 1 + stuck[0]]
