@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lepton_ref import __version__, cli_compare, cli_conformance, cli_explain, cli_lint, cli_quantise
+from lepton_ref import __version__, cli_compare, cli_conformance, cli_explain, cli_generate, cli_lint, cli_quantise
 from lepton_ref import cli_commands as commands
 from lepton_ref.cli_report import note
 from lepton_ref.numerics import PRECISIONS
@@ -102,18 +102,19 @@ def _info(found: Any) -> None:
 
 def _run(found: Any) -> None:
     examples = ('run SmolLM2.gguf "Once upon a time" --max-tokens 32', 'run SmolLM2.gguf "Who are you?" --chat --json')
-    command = _command(found, "run", commands.run, "continue a prompt", *examples)
+    command = _command(found, "run", cli_generate.run, "continue a prompt", *examples)
     command.add_argument("prompt", metavar="PROMPT", help="the text to continue; '' begins with the model's BOS")
     command.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
-    _sampling(command)
+    cli_generate.add_options(command)
+    cli_generate.add_prompt_cache(command)
     _kv_cache(command)
 
 
 def _chat(found: Any) -> None:
     example = "chat SmolLM2.gguf --temperature 0.7 --top-p 0.9 --seed 1"
-    command = _command(found, "chat", commands.chat, "talk, turn by turn", example)
+    command = _command(found, "chat", cli_generate.chat, "talk, turn by turn", example)
     command.add_argument("--system", metavar="TEXT", help="what the model is told first")
-    _sampling(command)
+    cli_generate.add_options(command)
     _kv_cache(command)
 
 
@@ -257,18 +258,6 @@ def _command(
         keep = "whether weights stay decoded (default auto: where memory allows)"
         command.add_argument("--keep-decoded", choices=tuple(commands.KEEP), default="auto", help=keep)
     return command
-
-
-def _sampling(command: argparse.ArgumentParser) -> None:
-    group = command.add_argument_group("generation")
-    group.add_argument("--max-tokens", type=int, default=128, metavar="N", help="at most (default 128)")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0, the default: the likeliest")
-    group.add_argument("--top-k", type=int, metavar="K", help="among the k likeliest")
-    group.add_argument("--top-p", type=float, metavar="P", help="among the fewest that sum to p")
-    group.add_argument("--min-p", type=float, metavar="P", help="among those at least p times as likely as the first")
-    group.add_argument("--repetition-penalty", type=float, default=1.0, metavar="R", help="above 1: repeat less")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (default 0)")
-    group.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
 
 
 def _kv_cache(command: argparse.ArgumentParser, *, whose: str = "the cache") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,7 @@ from lepton_ref.files.npy import require_target, write_npy
 from lepton_ref.interface import HostArray
 from lepton_ref.numerics import Precision, get_precision
 from lepton_ref.runtime import show
-from lepton_ref.runtime.chat import Conversation
 from lepton_ref.runtime.find import find
-from lepton_ref.runtime.generation import Generation, Token
 from lepton_ref.runtime.kv_formats import DENSE
 from lepton_ref.runtime.load import load
 from lepton_ref.runtime.model import Model
@@ -28,8 +25,6 @@ from lepton_ref.storage.show import human
 
 KEEP: dict[str, str | bool] = {"auto": "auto", "yes": True, "no": False}
 """What `--keep-decoded` says → what `load` takes."""
-
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
 
 LONGEST_PAGE = 8 << 20
 """Bytes of a text file that `perplexity` reads, at most."""
@@ -50,7 +45,8 @@ def _precision(args: argparse.Namespace) -> Precision:
     return get_precision(args.precision).override(patterns)
 
 
-def _open(args: argparse.Namespace) -> Model:
+def open_model(args: argparse.Namespace) -> Model:
+    """The model that a command names, under the options that all share."""
     return load(
         find(args.model),
         backend=args.backend,
@@ -63,7 +59,7 @@ def _open(args: argparse.Namespace) -> Model:
 
 def info(args: argparse.Namespace) -> None:
     """What a model is."""
-    model = _open(args)
+    model = open_model(args)
     found: dict[str, Any] = {
         **show.facts(model.parts), "backend": model.backend.name, "precision": model.precision.name
     }  # fmt: skip
@@ -97,10 +93,10 @@ def backends(args: argparse.Namespace) -> None:
 
 def logits(args: argparse.Namespace) -> None:
     """Scores of the next token."""
-    _require_text("the prompt", args.prompt)
+    require_text("the prompt", args.prompt)
     require_integer("--top", args.top, low=0, remedy="it counts lines")
     _require_out(args)
-    model = _open(args)
+    model = open_model(args)
     if model.parts.head == "base":
         raise ValueError(f"{model.parts.architecture} gives hidden states, not logits; `lepton-ref embed` shows them")
     ids = _ids(model, args)
@@ -143,7 +139,7 @@ def to_ids(model: Model, words: str) -> list[int]:
     return ids
 
 
-def _require_text(name: str, text: str | None) -> None:
+def require_text(name: str, text: str | None) -> None:
     """Raise ValueError for bytes that the system could not read as UTF-8: Python hands them on as lone surrogates."""
     if text is not None and any("\ud800" <= character <= "\udfff" for character in text):
         raise ValueError(f"{name} is not UTF-8; convert it")
@@ -167,9 +163,9 @@ def _write(args: argparse.Namespace, array: HostArray) -> None:
 def embed(args: argparse.Namespace) -> None:
     """One vector for each text."""
     for number, text in enumerate(args.texts, start=1):
-        _require_text(f"text {number}", text)
+        require_text(f"text {number}", text)
     _require_out(args)
-    vectors = _open(args).embed(args.texts, pooling=args.pooling, normalise=args.normalise, progress=not args.json)
+    vectors = open_model(args).embed(args.texts, pooling=args.pooling, normalise=args.normalise, progress=not args.json)
     _write(args, vectors)
     if args.json:
         kept = {"vectors": vectors.tolist()} if args.out is None else {"out": str(args.out)}
@@ -182,7 +178,7 @@ def embed(args: argparse.Namespace) -> None:
 def perplexity(args: argparse.Namespace) -> None:
     """Perplexity of a text file."""
     text = page(args.file)
-    found = _open(args).perplexity(text, window=args.window, stride=args.stride, progress=not args.json)
+    found = open_model(args).perplexity(text, window=args.window, stride=args.stride, progress=not args.json)
     rows = {"perplexity": found.value, "nll": found.nll, "tokens": found.tokens}
     facts({**rows, "window": found.window, "stride": found.stride}, as_json=args.json)
 
@@ -203,90 +199,3 @@ def page(path: Path) -> str:
     if text == "":
         raise ValueError(f"{path} is empty; give a text of at least two tokens")
     return text
-
-
-def run(args: argparse.Namespace) -> None:
-    """Continue a prompt."""
-    _require_text("the prompt", args.prompt)
-    options = _options(args)
-    model = _open(args)
-    prompt: str | list[int] = args.prompt
-    if args.chat:
-        text = model.tokenizer.apply_chat_template([{"role": "user", "content": args.prompt}])
-        prompt = model.tokenizer.encode(text, add_special=False)
-    writer = _Printer("" if args.chat else args.prompt, quiet=args.json)
-    found = model.generate(prompt, on_token=writer, progress=not args.json, **options)
-    assert isinstance(found, Generation), "one prompt has one continuation"
-    _told(found, args)
-
-
-class _Printer:
-    """Shows tokens as they come, the prompt before the first: not earlier, for a bar would take its line."""
-
-    def __init__(self, before: str, *, quiet: bool) -> None:
-        self.before = before
-        self.quiet = quiet
-
-    def __call__(self, token: Token) -> None:
-        if not self.quiet:
-            print(self.before + (token.text or ""), end="", flush=True)
-        self.before = ""
-
-
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    require_integer("--max-tokens", args.max_tokens, low=1, remedy="it counts new tokens, without the prompt's")
-    for stop in args.stop:
-        _require_text("the text of --stop", stop)
-    sampling = {name: getattr(args, name) for name in SAMPLING}
-    return {**sampling, "max_new_tokens": args.max_tokens, "stop_strings": args.stop}
-
-
-def _told(found: Generation, args: argparse.Namespace) -> None:
-    """What was generated, for programs; how fast, for people."""
-    if args.json:
-        names = ("text", "ids", "logprobs", "finish_reason", "prefill_s", "decode_s", "tokens_per_second")
-        report = {name: getattr(found, name) for name in names}
-        print(to_json({**report, "prompt_tokens": len(found.prompt_ids)}), flush=True)
-        return
-    print(flush=True)
-    speed = found.tokens_per_second
-    note(
-        f"[{len(found.prompt_ids)} tokens read in {found.prefill_s:.2f} s, {len(found)} written"
-        + ("" if speed is None else f" at {speed:.1f} tokens/s")
-        + f"; ended by {found.finish_reason}]"
-    )
-
-
-def chat(args: argparse.Namespace) -> None:
-    """Talk, turn by turn."""
-    _require_text("the text of --system", args.system)
-    options = _options(args)
-    talk = Conversation(_open(args), system=args.system, progress=not args.json, **options)
-    looked_at = sys.stdin.isatty()
-    if looked_at:
-        note("/exit ends, /reset forgets what was said, Ctrl-C ends an answer")
-    while True:
-        try:
-            said = input("> " if looked_at else "")
-        except EOFError:
-            return
-        if said.strip() == "/exit":
-            return
-        if said.strip() == "/reset":
-            talk.reset()
-            note("[what was said is forgotten]")
-        elif said.strip() != "":
-            _answer(talk, said, args)
-
-
-def _answer(talk: Conversation, said: str, args: argparse.Namespace) -> None:
-    try:
-        _told(talk.ask(said, on_token=_Printer("", quiet=args.json)), args)
-    except KeyboardInterrupt:  # ends the answer, not the conversation
-        if not args.json:
-            print(flush=True)
-        note("[interrupted; the question is forgotten]")
-    except ValueError as error:  # such as a question that does not fit
-        if not sys.stdin.isatty():
-            raise
-        note(f"[{one_line(error)}; the question is forgotten]")
