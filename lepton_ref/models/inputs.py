@@ -152,10 +152,10 @@ def make_batch(
     mask = mask_array(attention_mask, (ids.shape[0], ids.shape[1]), past=0 if cache is None else cache.length)
     require_in_vocabulary(ids, mask, vocab_size=config.vocab_size)
     order = np.maximum(np.cumsum(mask, axis=1) - 1, 0) if cache is None else cache.begin(mask)
-    reads = {op.options.get("of") for op in program.ops}
+    reads = program.reads
     if token_type_ids is not None and "token_type_ids" not in reads:
         raise ValueError("this model takes no token_type_ids; leave them out")
-    if last_only and not any(op.kind == "last" for op in program.ops):
+    if last_only and "last" not in program.kinds:
         raise ValueError("this model gives one output for each sequence; leave last_only out")
     integers = {
         "input_ids": np.where(mask, ids, 0),
@@ -184,6 +184,8 @@ def require_rows(program: Program, integers: Mapping[str, NDArray[np.int64]], ma
 
     RoPE has no rows, and no end.
     """
+    if program.reads == {"input_ids"}:
+        return
     for op in program.ops:
         name = op.options.get("of", "input_ids")
         if name == "input_ids":

@@ -74,6 +74,26 @@ class Program:
     weights: dict[str, tuple[int, ...]] = field(default_factory=dict)
     prefix: str = ""
     names: set[str] = field(default_factory=set)
+    _known: tuple[int, frozenset[str], frozenset[str], tuple[KeyValueLayer, ...]] = (0, frozenset(), frozenset(), ())
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of its ops."""
+        return self._summary()[1]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The names of the integers that its embeddings look up."""
+        return self._summary()[2]
+
+    def _summary(self) -> tuple[int, frozenset[str], frozenset[str], tuple[KeyValueLayer, ...]]:
+        """How many ops it is about, and what they are: a run asks often, and a list that runs grows no more."""
+        if self._known[0] != len(self.ops):
+            reads = frozenset(op.options["of"] for op in self.ops if op.kind == "embed")
+            caching = (op for op in self.ops if op.kind == "attention" and op.options["causal"])
+            kinds = frozenset(op.kind for op in self.ops)
+            self._known = (len(self.ops), kinds, reads, tuple(op.options["cache"] for op in caching))
+        return self._known
 
     def at(self, name: str) -> Program:
         """The same list, with `name.` before the names of what is appended through it."""
@@ -86,7 +106,7 @@ class Program:
 
     def caches(self) -> tuple[KeyValueLayer, ...]:
         """What a cache has to keep for each causal attention op, in order."""
-        return tuple(op.options["cache"] for op in self.ops if op.kind == "attention" and op.options["causal"])
+        return self._summary()[3]
 
     def embed(
         self, name: str, rows: int, width: int, *, of: str = "input_ids", offset: int = 0, scale: float = 1.0

@@ -170,6 +170,8 @@ class ContiguousCache(KVCache):
             for window in {spec.window for spec in layers}
         }
         self._plans: dict[int | None, Plan] = {}
+        self._table = np.arange(batch)[:, None]
+        self._columns: dict[int | None, NDArray[np.int64]] = {}
 
     @property
     def length(self) -> int:
@@ -206,11 +208,13 @@ class ContiguousCache(KVCache):
             return None
         heads, width = store.spec.heads, store.spec.width
         assert self._new is not None, "a plan has new tokens"
-        columns = plan.stop - plan.start + np.arange(self._new.shape[1])
+        if store.spec.window not in self._columns:
+            columns = plan.stop - plan.start + np.arange(self._new.shape[1])
+            self._columns[store.spec.window] = np.where(self._new, columns, -1)
         return Layout(
-            keys=store.buffers[0], values=store.buffers[1], table=np.arange(self.batch)[:, None], block=store.room,
+            keys=store.buffers[0], values=store.buffers[1], table=self._table, block=store.room,
             strides=(heads * store.room * width, store.room * width, width), start=plan.start,
-            order=plan.order, valid=plan.valid, new=np.where(self._new, columns, -1),
+            order=plan.order, valid=plan.valid, new=self._columns[store.spec.window],
         )  # fmt: skip
 
     def held(self, layer: int, b: int, /) -> tuple[int, list[HostArray]]:
@@ -226,6 +230,7 @@ class ContiguousCache(KVCache):
     def _plan(self, order_bt: NDArray[np.int64], mask_bt: NDArray[np.bool_]) -> None:
         counts = self.counts
         self._plans = {window: group.plan(order_bt, mask_bt, counts) for window, group in self._groups.items()}
+        self._columns = {}
 
     def _write(self, layer: int, parts: list[Array]) -> None:
         store = self._stores[layer]

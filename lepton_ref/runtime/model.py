@@ -210,7 +210,7 @@ class Model:
 
     def _finished(self, output: HostArray, batch: Batch) -> HostArray:
         kept = batch.mask
-        if any(op.kind == "first" for op in self.program.ops):
+        if "first" in self.program.kinds:
             output, kept = output[:, 0], np.any(kept, axis=1)
         elif batch.last_only:
             kept = np.any(kept, axis=1, keepdims=True)
