@@ -81,11 +81,10 @@ def generate(
     """
     if on_token is not None and not callable(on_token):
         raise TypeError(f"on_token must be a function of one Token, got {on_token!r}; leave it out for none")
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    found_jobs, single = _prepare(
-        model, prompt, sampling, max_new_tokens=max_new_tokens, sequence=sequence, stop_ids=stop_ids,
-        stop_strings=stop_strings, chunk=chunk, cache=cache, reuse=reuse, speculate=speculate,
-        progress=progress,
+    found_jobs, single = prepare(
+        model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, seed=seed, sequence=sequence, stop_ids=stop_ids,
+        stop_strings=stop_strings, chunk=chunk, cache=cache, reuse=reuse, speculate=speculate, progress=progress,
     )  # fmt: skip
     found: list[Generation] = []
     for job in found_jobs:
@@ -122,33 +121,33 @@ def stream(
     What is wrong with the arguments is raised at once; nothing runs until the first token is asked for. The texts of
     all tokens, joined, are the text that `generate` gives.
     """
-    sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    found_jobs, single = _prepare(
-        model, prompt, sampling, max_new_tokens=max_new_tokens, sequence=sequence, stop_ids=stop_ids,
-        stop_strings=stop_strings, chunk=chunk, cache=cache, reuse=reuse, speculate=speculate,
-        progress=progress,
+    found_jobs, single = prepare(
+        model, prompt, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, seed=seed, sequence=sequence, stop_ids=stop_ids,
+        stop_strings=stop_strings, chunk=chunk, cache=cache, reuse=reuse, speculate=speculate, progress=progress,
     )  # fmt: skip
     if not single:
         raise ValueError(f"stream continues one prompt, got a batch of {len(prompt)}; use generate with on_token")
     return found_jobs[0].tokens()
 
 
-def _prepare(
+def prepare(
     model: Model,
     prompt: Any,
-    sampling: Sampling,
     *,
-    max_new_tokens: int,
-    sequence: int,
-    stop_ids: Iterable[int] | None,
-    stop_strings: str | Sequence[str],
-    chunk: int,
-    cache: KVCache | None,
-    reuse: bool,
-    speculate: int,
-    progress: bool,
+    max_new_tokens: int = 128,
+    sequence: int = 0,
+    stop_ids: Iterable[int] | None = None,
+    stop_strings: str | Sequence[str] = (),
+    chunk: int = 512,
+    cache: KVCache | None = None,
+    reuse: bool = False,
+    speculate: int = 0,
+    progress: bool = False,
+    **sampling: Any,
 ) -> tuple[list[Job], bool]:
-    """All that can be wrong is found here, before anything runs."""
+    """What `generate` runs, and whether the prompt was but one. All that can be wrong is found here."""
+    how = Sampling(**sampling)
     require_language_model(model, "generate")
     require_integer("max_new_tokens", max_new_tokens, low=1, remedy="it counts new tokens, without the prompt's")
     require_integer("chunk", chunk, low=1, remedy="it counts tokens of the prompt")
@@ -165,7 +164,7 @@ def _prepare(
     prompts, single = one_or_many(model, prompt)
     tokenizer = _tokenizer(model, needed=len(stops) > 0)
     ends = _own_stop_ids(model, tokenizer) if stop_ids is None else _stop_ids(stop_ids, model.config.vocab_size)
-    options = Options(sampling, max_new_tokens, ends, stops, chunk, sequence, progress, speculate, reuse)
+    options = Options(how, max_new_tokens, ends, stops, chunk, sequence, progress, speculate, reuse)
     return jobs(model, prompts, options, cache=cache, tokenizer=tokenizer), single
 
 
