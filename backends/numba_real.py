@@ -23,8 +23,10 @@ from numba import njit
 
 from lepton_ref.backends.numba_panels_dense import F32
 from lepton_ref.backends.numba_real_dense import dense_dot, dense_unpack
-from lepton_ref.backends.numba_real_digits import cut, digits_dot, unpack_block
+from lepton_ref.backends.numba_real_blocks import unpack_block
+from lepton_ref.backends.numba_real_digits import cut
 from lepton_ref.backends.numba_real_exact import add_products, add_term, decide, load_f64
+from lepton_ref.backends.numba_real_quantised import quantised_dot, roundings, whole_length
 from lepton_ref.backends.numba_real_tile import BREADTH, HEIGHT, tile
 from lepton_ref.backends.numba_rounding import round_once, splat_f64, to_f64
 from lepton_ref.backends.numba_stuck import push
@@ -61,14 +63,6 @@ def length_of(F: Any, x: Any, width: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def cut_length(length: Any, left: Any, blocks: Any) -> float:
-    """‖x‖ so much longer that the bound covers the remainder of the digits too; NaN where zeros have signs."""
-    if length == 0.0:
-        return np.nan
-    return (length + left + left / ((2 * blocks + 10) * UNIT)) * UPWARD
-
-
-@njit(nogil=True, cache=True)
 def prepare_rows(
     kind: Any, F: Any, x0: Any, xstride: Any, rows: Any, width: Any, first: Any, last: Any,
     P: Any, p0: Any, D: Any, d0: Any,
@@ -86,7 +80,7 @@ def prepare_rows(
         for row in range(first, last):
             if kind < F32:
                 left = cut(F, x0 + row * xstride, width, D, d0 + 160 * blocks * row, P, body + 3 * blocks * row)
-                P[p0 + row] = cut_length(P[p0 + row], left, blocks)
+                P[p0 + row] = whole_length(P[p0 + row], left, blocks)
                 continue
             for k in range(width):
                 P[body + row * width + k] = F[x0 + row * xstride + k]
@@ -104,7 +98,7 @@ def prepare_rows(
 @njit(nogil=True, cache=True)
 def lengths_of(kind: Any, W: Any, at: Any, panel: Any) -> Any:
     """The lengths of sixteen rows of the weight; infinite ones as NaN."""
-    length = to_f64(load_f32(W, at + 64 * panel))
+    length = to_f64(load_f32(W, at + (128 if kind < F32 else 64) * panel))
     good = length < splat_f64(np.inf)
     if kind < F32:
         good = good & (length > splat_f64(0.0))
@@ -220,12 +214,12 @@ def real_linear(
         return
     body = p0 + (rows + HEIGHT - 1) // HEIGHT * HEIGHT
     blocks = (width + 31) // 32
-    unit = (2 * blocks + 10 if kind < F32 else width // 4 + 10) * UNIT * UPWARD
+    unit = (roundings(blocks) if kind < F32 else width // 4 + 10) * UNIT * UPWARD
     for panel in range(first_panel, last_panel):
         for row in range(rows):
             if kind < F32:
                 digits, place = d0 + 160 * blocks * row, body + 3 * blocks * row
-                value = digits_dot(isa, kind, W, w0, at, panel, width, D, digits, P, place)
+                value = quantised_dot(isa, kind, W, w0, at, panel, width, D, digits, P, place)
             else:
                 value = dense_dot(kind, W, w0 + at[0], panel, P, body + row * width, width)
             finish(

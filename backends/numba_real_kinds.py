@@ -1,6 +1,6 @@
 """Weights as a kernel reads them: what is stored, as sixteen float64 numbers at a time.
 
-Each format has a value whose type alone says which it is, made inside a kernel by `f32()`, `bf16()` or `f16()`, so that
+Each format has a value whose type alone says which it is, made inside a kernel by `f32()`, `four()` and so on, so that
 one source serves them all and the choice costs nothing at run time.
 """
 
@@ -43,6 +43,8 @@ def _maker(stored: str) -> Any:
 
 
 f32, bf16, f16 = _maker("f32"), _maker("bf16"), _maker("f16")
+eight, four, five = _maker("eight"), _maker("four"), _maker("five")
+six_low, six_high = _maker("six_low"), _maker("six_high")
 
 
 @intrinsic
