@@ -158,8 +158,9 @@ class BlockPool:
             heapq.heappush(self._free, block)
 
     def own(self, block: int) -> int:
-        """The block to write into: this one where no other sequence counts on it, otherwise a copy."""
-        assert block != NOBODY, "a sequence writes behind what it holds"
+        """The block to write into: this one where no other sequence counts on it, otherwise a copy, or a free one."""
+        if block == NOBODY:  # let go of by a window of one token, and gone back to
+            return self.take()
         if self.references[block] == 1:
             return block
         fresh = self.take()
