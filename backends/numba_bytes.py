@@ -51,6 +51,24 @@ signed_to_i32 = converter(I8X16, I32X16, lambda builder, value, target: builder.
 to_i8 = converter(I32X16, I8X16, lambda builder, value, target: builder.trunc(value, target))
 
 
+def loader_at(vector: Vector) -> Any:
+    """`(address) -> vector`."""
+
+    @intrinsic
+    def load(typing: Any, place: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            value = builder.load(builder.inttoptr(args[0], vector.llvm.as_pointer()))
+            value.align = 1
+            return value
+
+        return vector(types.int64), emit
+
+    return load
+
+
+f32_at, f64_at = loader_at(F32X16), loader_at(F64X16)
+
+
 def scalar_loader(element: str) -> Any:
     """`(array, index) -> number`: one number of the element type at a place of a flat array, at any alignment."""
 
@@ -66,6 +84,22 @@ def scalar_loader(element: str) -> Any:
     return load
 
 
+def scalar_storer(element: str) -> Any:
+    """`(array, index, number)`: one number of the element type to a place of a flat array, at any alignment."""
+
+    @intrinsic
+    def store(typing: Any, array: Any, index: Any, number: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = pointer(context, builder, signature.args[0], args[0], args[1], ELEMENTS[element])
+            builder.store(args[2], place).align = 1
+            return context.get_dummy_value()
+
+        return types.none(array, types.int64, SCALARS[element]), emit
+
+    return store
+
+
+put_f64, put_i32 = scalar_storer("f64"), scalar_storer("i32")
 one_f32, one_f64, one_i64, one_i32 = (scalar_loader(element) for element in ("f32", "f64", "i64", "i32"))
 
 
@@ -95,6 +129,17 @@ def fma1(typing: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 @intrinsic
+def address(typing: Any, array: Any) -> Any:
+    """`(array) -> int64`: where its first element lies, for functions called so often that counting owners costs."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
+
+    return types.int64(array), emit
+
+
+@intrinsic
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
     """`(array, index)`: ask for the cache line there; an address outside the array does no harm."""
 
@@ -114,33 +159,33 @@ def _first(builder: Any, count: Any) -> Any:
 
 
 @intrinsic
-def load_some(typing: Any, array: Any, index: Any, count: Any) -> Any:
-    """`(float32s, index, count) -> vector`: the first `count` of sixteen, zeros behind; nothing behind is touched."""
+def some_at(typing: Any, place: Any, count: Any) -> Any:
+    """`(address, count) -> vector` of float32: the first `count` of sixteen, zeros behind; nothing behind is touched."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = pointer(context, builder, signature.args[0], args[0], args[1], F32X16.llvm)
+        place = builder.inttoptr(args[0], F32X16.llvm.as_pointer())
         kinds = [place.type, I32, ir.VectorType(ir.IntType(1), 16), F32X16.llvm]
         function = declared(builder, "llvm.masked.load.v16f32.p0v16f32", F32X16.llvm, kinds)
         nothing = ir.Constant(F32X16.llvm, None)
-        return builder.call(function, [place, ir.Constant(I32, 4), _first(builder, args[2]), nothing])
+        return builder.call(function, [place, ir.Constant(I32, 4), _first(builder, args[1]), nothing])
 
-    return F32X16(array, types.int64, types.int64), emit
+    return F32X16(types.int64, types.int64), emit
 
 
 @intrinsic
-def store_some(typing: Any, array: Any, index: Any, count: Any, value: Any) -> Any:
-    """`(float32s, index, count, vector)`: the first `count` of sixteen; nothing behind is touched."""
+def put_some(typing: Any, place: Any, count: Any, value: Any) -> Any:
+    """`(address, count, vector)` of float32: the first `count` of sixteen; nothing behind is touched."""
     if value != F32X16:
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = pointer(context, builder, signature.args[0], args[0], args[1], F32X16.llvm)
+        place = builder.inttoptr(args[0], F32X16.llvm.as_pointer())
         kinds = [F32X16.llvm, place.type, I32, ir.VectorType(ir.IntType(1), 16)]
         function = declared(builder, "llvm.masked.store.v16f32.p0v16f32", ir.VoidType(), kinds)
-        builder.call(function, [args[3], place, ir.Constant(I32, 4), _first(builder, args[2])])
+        builder.call(function, [args[2], place, ir.Constant(I32, 4), _first(builder, args[1])])
         return context.get_dummy_value()
 
-    return types.none(array, types.int64, types.int64, F32X16), emit
+    return types.none(types.int64, types.int64, F32X16), emit
 
 
 @intrinsic

@@ -102,12 +102,16 @@ def dot4(typing: Any, isa: Any, acc: Any, u: Any, s: Any) -> Any:
     """`(isa, acc, u, s) -> acc`: see the top of the page."""
     if not isinstance(isa, IsaType) or (acc, u, s) != (I32X16, I8X64, I8X64):
         return None
-    how = {"vnni": _by_vnni, "avx2": _by_avx2, "plain": _plainly}[isa.isa]
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return how(builder, args[1], args[2], args[3])
+        return dotted(isa, builder, args[1], args[2], args[3])
 
     return I32X16(isa, acc, u, s), emit
+
+
+def dotted(isa: IsaType, builder: Any, acc: Any, u: Any, s: Any) -> Any:
+    """The same while code is emitted, for those that emit more than one."""
+    return {"vnni": _by_vnni, "avx2": _by_avx2, "plain": _plainly}[isa.isa](builder, acc, u, s)
 
 
 def _by_vnni(builder: Any, acc: Any, u: Any, s: Any) -> Any:

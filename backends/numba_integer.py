@@ -15,32 +15,26 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from lepton_ref.backends.numba_bytes import address
 from lepton_ref.backends.numba_dot import Isa, chosen
-from lepton_ref.backends.numba_integer_finish import finish, unit_of
+from lepton_ref.backends.numba_integer_finish import finish, reach_of, unit_of
+from lepton_ref.backends.numba_integer_matmul import many_rows, scratch_bytes
 from lepton_ref.backends.numba_integer_matvec import q4_0, q4_1, q8_0, terms
-from lepton_ref.backends.numba_integer_repair import repair
+from lepton_ref.backends.numba_integer_repair import repair_open
 from lepton_ref.backends.numba_integer_rows import quantise_rows
 from lepton_ref.backends.numba_panels import Panels
 
 
-@njit(nogil=True, cache=True)
-def scratch_bytes(width: Any, rows: Any) -> Any:
-    """Bytes that `integer_linear` needs for itself."""
-    return 64 * rows
-
-
-@njit(nogil=True, cache=True)
-def one_row(
-    isa: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, row: Any, panel: Any, blocks: Any
-) -> Any:
+@njit(nogil=True)
+def one_row(isa: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, panel: Any, blocks: Any) -> Any:
     """Sixteen sums."""
     p, s = w0 + at[0], w0 + at[1]
     if kind == 0:
-        return q8_0(isa, W, p + 512 * blocks * panel, s + 32 * blocks * panel, q, d, sums, row, blocks)
+        return q8_0(isa, W, p + 512 * blocks * panel, s + 32 * blocks * panel, q, d, sums, blocks)
     p += 256 * blocks * panel
     if kind == 1:
-        return q4_0(isa, W, p, s + 32 * blocks * panel, q, d, sums, row, blocks)
-    return q4_1(isa, W, p, s + 64 * blocks * panel, q, d, sums, row, blocks)
+        return q4_0(isa, W, p, s + 32 * blocks * panel, q, d, sums, blocks)
+    return q4_1(isa, W, p, s + 64 * blocks * panel, q, d, sums, blocks)
 
 
 @njit(nogil=True, cache=True)
@@ -71,20 +65,24 @@ def integer_linear(
     """Panels [first, last) of a layer for all rows, into F[y0 + row·ystride + output]."""  # fmt: skip
     blocks = (width + 31) // 32
     unit = unit_of(terms(kind) * blocks)
+    if rows > 1:
+        many_rows(
+            isa, kind, W, w0, at, q, d, sums, lengths, rows, F, y0, ystride, first_panel, last_panel, outputs, width,
+            bias, bias0, form, unit, scratch, stuck,
+        )  # fmt: skip
+        return
+    ys, biases, lengths_of = address(F), address(bias), address(W) + w0 + at[4]
     for panel in range(first_panel, last_panel):
         count = min(np.int64(16), outputs - 16 * panel)
         bias_at = bias0 + 16 * panel if bias0 >= 0 else np.int64(-1)
-        for row in range(rows):
-            value = one_row(isa, kind, W, w0, at, q, d, sums, row, panel, blocks)
-            y = y0 + row * ystride + 16 * panel
-            opened = finish(value, unit, lengths, row, W, w0 + at[4] + 128 * panel, bias, bias_at, F, y, count, form)
-            if opened:
-                for r in range(16):
-                    if opened >> r & 1:
-                        place = bias_at + r if bias_at >= 0 else np.int64(-1)
-                        F[y + r] = repair(
-                            kind, W, w0, at, q, d, sums, row, 16 * panel + r, width, bias, place, form, stuck
-                        )
+        bias_place = biases + 4 * bias_at if bias0 >= 0 else np.int64(0)
+        value = one_row(isa, kind, W, w0, at, q, d, sums, panel, blocks)
+        y, far = y0 + 16 * panel, lengths_of + 128 * panel
+        opened = finish(
+            value, unit, lengths[0], lengths[1], far, reach_of(far), bias_place, ys + 4 * y, count, form
+        )  # fmt: skip
+        if opened:
+            repair_open(opened, kind, W, w0, at, q, d, sums, 0, 16 * panel, width, bias, bias_at, form, F, y, stuck)
 
 
 def linear(

@@ -19,62 +19,69 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from lepton_ref.backends.numba_bytes import load_f32, load_some, store_f32, store_some
-from lepton_ref.backends.numba_rounding import as_bits, round_to, splat_f64, to_f64
-from lepton_ref.backends.numba_vectors import absolute, bits_of, select
+from lepton_ref.backends.numba_bytes import f32_at, put_some, some_at
+from lepton_ref.backends.numba_rounding import as_bits, round_to, splat_f64, to_f32, to_f64
+from lepton_ref.backends.numba_vectors import absolute, bits_of, largest, select
 
 EXACT = 2.0**52
 """Sums below this many grains, a bit less than 2⁵³, are exact."""
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def unit_of(terms: Any) -> Any:
     """γ_{n+5} for n terms, rounded up; n below 2²⁰."""
     return (terms + 5) * 2.0**-53 * (1 + 2.0**-30)
 
 
-@njit(nogil=True, cache=True)
-def finish(
-    value: Any,
-    unit: Any,
-    lengths: Any,
-    row: Any,
-    W: Any,
-    lengths_at: Any,
-    bias: Any,
-    bias_at: Any,
-    F: Any,
-    y: Any,
-    count: Any,
-    form: Any,
-) -> Any:
-    """Store the first `count` of sixteen at F[y …] and return which of them are open, as bits.
+@njit(nogil=True)
+def reach_of(far: Any) -> Any:
+    """The largest length in grains of the rows of the panel whose lengths lie at an address."""
+    return np.float64(largest(f32_at(far + 64)))
 
-    value: the sums. lengths: of the rows of activations. lengths_at: where those of the weights lie in W. bias_at: the
-    place of the first bias, or −1.
+
+@njit(nogil=True)
+def rounded(value: Any, form: Any) -> Any:
+    """As `round_to`, but for what NaN gives, whose bound is not finite."""
+    return to_f32(value) if form == 0 else round_to(value, form)
+
+
+@njit(nogil=True)
+def finish(
+    value: Any, unit: Any, length: Any, grains: Any, far: Any, reach: Any, bias: Any, y: Any, count: Any, form: Any
+) -> Any:
+    """Store the first `count` of sixteen at y and return which of them are open, as bits.
+
+    Args:
+        value: the sums.
+        unit: what `unit_of` gives.
+        length: of the row of activations.
+        grains: the same in grains.
+        far: the address of the lengths of the panel's rows.
+        reach: the largest of these in grains.
+        bias: the address of the first bias; 0 where there is none.
+        y: an address.
+        count: 1 to 16.
+        form: a value of `FORMATS`.
     """  # fmt: skip
     nothing = splat_f64(0.0)
-    exact = splat_f64(lengths[2 * row + 1]) * to_f64(load_f32(W, lengths_at + 64)) < splat_f64(EXACT)
-    if bias_at < 0 and bits_of(exact) == 0xFFFF:
-        low = round_to(value, form)
+    if bias == 0 and grains * reach < EXACT:
+        low = rounded(value, form)
         opened = bits_of(value == nothing)
     else:
-        bound = splat_f64(lengths[2 * row] * unit) * to_f64(load_f32(W, lengths_at))
-        rest = nothing
-        if bias_at >= 0:
-            some = to_f64(load_f32(bias, bias_at) if count >= 16 else load_some(bias, bias_at, count))
+        exact = splat_f64(grains) * to_f64(f32_at(far + 64)) < splat_f64(EXACT)
+        bound = splat_f64(length * unit) * to_f64(f32_at(far))
+        near = nothing
+        if bias != 0:
+            some = to_f64(f32_at(bias) if count >= 16 else some_at(bias, count))
             whole = value + some
             back = whole - value
             rest = (value - (whole - back)) + (some - back)
             value = whole
             bound = bound + absolute(some) * splat_f64(unit)
-        near = select(rest == nothing, nothing, absolute(value) * splat_f64(2.0**-51))
+            near = select(rest == nothing, nothing, absolute(value) * splat_f64(2.0**-51))
         bound = select(exact, near, bound)
-        low = round_to(value - bound, form)
-        closed = bits_of(as_bits(low) == as_bits(round_to(value + bound, form)))
+        low = rounded(value - bound, form)
+        closed = bits_of(as_bits(low) == as_bits(rounded(value + bound, form)))
         opened = ~(closed & bits_of(bound < splat_f64(np.inf)) & bits_of(value != nothing))
-    if count >= 16:
-        store_f32(F, y, low)
-        return opened & 0xFFFF
-    store_some(F, y, count, low)
-    return opened & ((1 << count) - 1)
+    put_some(y, count, low)
+    return opened & ((1 << min(count, 16)) - 1)

@@ -20,7 +20,7 @@ from lepton_ref.backends.numba_rounding import splat_f64, splat_i32
 from lepton_ref.backends.numba_vectors import fma
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def terms(kind: Any) -> Any:
     """Terms that a block adds to a sum."""
     return 2 if kind in (2, 4, 5, 6) else 1
@@ -47,11 +47,11 @@ def four_bits(isa: Any, W: Any, p: Any, q: Any, k: Any, start: Any) -> Any:
     return start + other
 
 
-@njit(nogil=True, cache=True)
-def q8_0(isa: Any, W: Any, p: Any, s: Any, q: Any, d: Any, sums: Any, row: Any, blocks: Any) -> Any:
+@njit(nogil=True)
+def q8_0(isa: Any, W: Any, p: Any, s: Any, q: Any, d: Any, sums: Any, blocks: Any) -> Any:
     """Codes at p, scales at s."""
     value = splat_f64(0.0)
-    for b in range(row * blocks, row * blocks + blocks):
+    for b in range(blocks):
         start = splat_i32(np.int32(-128 * (sums[2 * b] + sums[2 * b + 1])))
         dot = eight_bits(isa, W, p, q, 32 * b, start)
         value = fma(half_to_f64(load_halves(W, s)) * splat_f64(d[b]), int_to_f64(dot), value)
@@ -60,11 +60,11 @@ def q8_0(isa: Any, W: Any, p: Any, s: Any, q: Any, d: Any, sums: Any, row: Any, 
     return value
 
 
-@njit(nogil=True, cache=True)
-def q4_0(isa: Any, W: Any, p: Any, s: Any, q: Any, d: Any, sums: Any, row: Any, blocks: Any) -> Any:
+@njit(nogil=True)
+def q4_0(isa: Any, W: Any, p: Any, s: Any, q: Any, d: Any, sums: Any, blocks: Any) -> Any:
     """Codes at p, scales at s."""
     value = splat_f64(0.0)
-    for b in range(row * blocks, row * blocks + blocks):
+    for b in range(blocks):
         start = splat_i32(np.int32(-8 * (sums[2 * b] + sums[2 * b + 1])))
         dot = four_bits(isa, W, p, q, 32 * b, start)
         value = fma(half_to_f64(load_halves(W, s)) * splat_f64(d[b]), int_to_f64(dot), value)
@@ -73,11 +73,11 @@ def q4_0(isa: Any, W: Any, p: Any, s: Any, q: Any, d: Any, sums: Any, row: Any, 
     return value
 
 
-@njit(nogil=True, cache=True)
-def q4_1(isa: Any, W: Any, p: Any, s: Any, q: Any, d: Any, sums: Any, row: Any, blocks: Any) -> Any:
+@njit(nogil=True)
+def q4_1(isa: Any, W: Any, p: Any, s: Any, q: Any, d: Any, sums: Any, blocks: Any) -> Any:
     """Codes at p, scales and minima at s."""
     value, least = splat_f64(0.0), splat_f64(0.0)
-    for b in range(row * blocks, row * blocks + blocks):
+    for b in range(blocks):
         dot = four_bits(isa, W, p, q, 32 * b, splat_i32(np.int32(0)))
         value = fma(half_to_f64(load_halves(W, s)) * splat_f64(d[b]), int_to_f64(dot), value)
         whole = d[b] * np.float64(sums[2 * b] + sums[2 * b + 1])

@@ -24,7 +24,7 @@ WORDS = 70
 MASK = 0xFFFFFFFF
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def add_exactly(sum_: Any, term: Any) -> None:
     """Add a finite float64 to a sum of int64 words worth 2³²ⁱ⁻¹⁰⁷⁴."""
     bits = np.float64(term).view(np.int64)
@@ -40,7 +40,7 @@ def add_exactly(sum_: Any, term: Any) -> None:
     sum_[word + 2] += sign * (high >> 32)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def carry(sum_: Any) -> Any:
     """Pass carries on, so that words are 0 … 2³² − 1; return what leaves the last one, negative of a negative sum."""
     over = np.int64(0)
@@ -51,7 +51,7 @@ def carry(sum_: Any) -> Any:
     return over
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def to_odd_double(sum_: Any) -> Any:
     """The sum as float64 rounded to odd; +0 of an exact zero. The words are used up."""
     sign = 1.0
@@ -81,7 +81,7 @@ def to_odd_double(sum_: Any) -> Any:
     return sign * math.ldexp(np.float64(mantissa | (lost != 0)), drop - 1074)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def every_term_minus_zero(
     kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, row: Any, column: Any, blocks: Any, width: Any
 ) -> Any:
@@ -94,7 +94,7 @@ def every_term_minus_zero(
     return True
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def repair(
     kind: Any,
     W: Any,
@@ -144,10 +144,37 @@ def repair(
     return lane(round_to(splat_f64(value), form), 0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def add_product(sum_: Any, a: Any, b: Any) -> None:
     """Add a·b exactly: the product and what its rounding took away, neither of them subnormal but for zeros."""
     product = a * b
     if np.isfinite(product):
         add_exactly(sum_, product)
         add_exactly(sum_, fma1(a, b, -product))
+
+
+@njit(nogil=True)
+def repair_open(
+    opened: Any,
+    kind: Any,
+    W: Any,
+    w0: Any,
+    at: Any,
+    q: Any,
+    d: Any,
+    sums: Any,
+    row: Any,
+    column: Any,
+    width: Any,
+    bias: Any,
+    bias_at: Any,
+    form: Any,
+    F: Any,
+    y: Any,
+    stuck: Any,
+) -> None:
+    """Those of sixteen elements, the first of this column at F[y], whose bits are set."""  # fmt: skip
+    for r in range(16):
+        if opened >> r & 1:
+            place = bias_at + r if bias_at >= 0 else np.int64(-1)
+            F[y + r] = repair(kind, W, w0, at, q, d, sums, row, column + r, width, bias, place, form, stuck)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from lepton_ref.backends.numba_bytes import f64_to_int, load_f32, load_some, to_i8
+from lepton_ref.backends.numba_bytes import address, f32_at, f64_to_int, some_at, to_i8
 from lepton_ref.backends.numba_rounding import as_bits, splat_f64, splat_i32, to_f64
 from lepton_ref.backends.numba_vectors import I8X16, largest, select, storer, total
 from lepton_ref.numerics.lengths import UPWARD
@@ -36,7 +36,7 @@ INTEGER = 1.5 * 2.0**52
 INFINITE = 0x7F800000
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def scale_of(amax: float) -> Any:
     """amax/127 to 11 significand bits, to nearest even; NaN of what is not finite."""
     quotient = np.float64(amax) / INT8_LARGEST
@@ -63,15 +63,15 @@ def quantise_rows(
     F: Any, x0: Any, stride: Any, first: Any, last: Any, width: Any, q: Any, d: Any, sums: Any, lengths: Any
 ) -> None:
     """Rows [first, last) of the arena, each `width` float32 at x0 + row·stride: see the top of the page."""
-    blocks = (width + 31) // 32
+    blocks, arena = (width + 31) // 32, address(F)
     for row in range(first, last):
         squares, grain = 0.0, np.inf
         for b in range(blocks):
             place, left = x0 + row * stride + 32 * b, width - 32 * b
             if left >= 32:
-                low, high = load_f32(F, place), load_f32(F, place + 16)
+                low, high = f32_at(arena + 4 * place), f32_at(arena + 4 * place + 64)
             else:
-                low, high = load_some(F, place, left), load_some(F, place + 16, left - 16)
+                low, high = some_at(arena + 4 * place, left), some_at(arena + 4 * place + 64, left - 16)
             positive = splat_i32(np.int32(0x7FFFFFFF))
             sizes, others = as_bits(low) & positive, as_bits(high) & positive
             most = largest(select(sizes > others, sizes, others))

@@ -34,19 +34,19 @@ from lepton_ref.backends.numba_dot import high_nibbles, low_nibbles, with_bit4
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def has_minimum(kind: Any) -> Any:
     """Whether elements are scale·code + minimum."""
     return kind in (2, 4, 5, 6)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def has_zero(kind: Any) -> Any:
     """Whether elements are scale·(code − zero)."""
     return kind in (8, 9)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def unpack_codes(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, panel: Any, S: Any, codes: Any) -> None:
     """The codes of one panel."""
     high = w0 + at[3]
@@ -71,7 +71,7 @@ def unpack_codes(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, panel: Any, S
             store_bytes(S, codes + 512 * b + 64 * j + 256, upper)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def unpack_scales(
     kind: Any, W: Any, w0: Any, at: Any, blocks: Any, panel: Any, S: Any, scales: Any, minima: Any, fine: Any
 ) -> None:

@@ -17,7 +17,7 @@ NO_MINIMUM = (0, 1, 3)
 """Kinds of blocks of 32 with a scale alone."""
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def stored_code(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, row: Any, k: Any) -> Any:
     """The code of one element, from 0 on."""
     panel, r, b, place = row // 16, row % 16, k // 32, k % 32
@@ -35,7 +35,7 @@ def stored_code(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, row: Any, k: A
     return code
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def code_at(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, row: Any, k: Any) -> Any:
     """The code of one element, less its kind's offset or its group's zero point."""
     code = stored_code(kind, W, w0, at, blocks, row, k)
@@ -45,7 +45,7 @@ def code_at(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, row: Any, k: Any) 
     return code - one_i32(W, w0 + at[1] + 128 * group + 64 + 4 * (row % 16))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def scale_at(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, row: Any, k: Any) -> Any:
     """Scale and minimum of one element, whose value is scale·code + minimum, exactly."""
     panel, r, b = row // 16, row % 16, k // 32
@@ -65,7 +65,7 @@ def scale_at(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, row: Any, k: Any)
     return scale * np.int64(W[fine]), -(minimum * np.int64(W[fine + 16]))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def value_at(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, row: Any, k: Any) -> Any:
     """One element, the sign of a zero included."""
     scale, minimum = scale_at(kind, W, w0, at, blocks, row, k)

@@ -13,7 +13,7 @@ from numba import njit
 from lepton_ref.backends.numba_threads import atomic_add
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def push(stuck: Any, row: Any, column: Any) -> None:
     """Append an element, whatever other threads append at the same time. stuck: int64, its first element the count."""
     place = atomic_add(stuck, 0, 1) + 1

@@ -1,0 +1,322 @@
+"""Many rows of activations times panels: two panels at a time are unpacked once, then tiles of four rows pass by.
+
+Scratch, in bytes: what dots start from (int32 [rows][blocks][2]), d·Σq (float64 [rows][blocks]), the sums of one tile,
+and two panels as `numba_integer_unpack` has them, each in 768 bytes for a block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from lepton_ref.backends.numba_bytes import address, f64_at, put_f64, put_i32
+from lepton_ref.backends.numba_integer_finish import finish, reach_of
+from lepton_ref.backends.numba_integer_repair import repair_open
+from lepton_ref.backends.numba_integer_tile import Tile, tile_sums
+from lepton_ref.backends.numba_integer_unpack import has_minimum, has_zero, unpack_codes, unpack_scales
+from lepton_ref.backends.numba_panels import OFFSETS
+
+ROWS = 4
+"""Rows of a tile."""
+
+FOUR_PLAIN, FOUR_ZERO, FOUR_MINIMUM, FOUR_HALVES = (
+    Tile(4, 2, "plain"), Tile(4, 2, "zero"), Tile(4, 2, "minimum"), Tile(4, 2, "halves"),
+)  # fmt: skip
+ONE_PLAIN, ONE_ZERO, ONE_MINIMUM, ONE_HALVES = (
+    Tile(1, 2, "plain"), Tile(1, 2, "zero"), Tile(1, 2, "minimum"), Tile(1, 2, "halves"),
+)  # fmt: skip
+SUMS = 128 * 2 * ROWS
+
+
+@njit(nogil=True, cache=True)
+def scratch_bytes(width: Any, rows: Any) -> Any:
+    """Bytes that `integer_linear` needs for itself."""
+    blocks = (width + 31) // 32
+    return 16 * rows * blocks + SUMS + 2 * 768 * blocks + 64
+
+
+@njit(nogil=True)
+def prepare(kind: Any, d: Any, sums: Any, rows: Any, blocks: Any, S: Any, starts: Any, weighted: Any) -> None:
+    """What dots start from, and d·Σq."""
+    factor = -np.int64(1 if has_zero(kind) else OFFSETS[kind])
+    for i in range(rows * blocks):
+        both = np.int64(sums[2 * i]) + sums[2 * i + 1]
+        if kind == 7:
+            put_i32(S, starts + 8 * i, np.int32(factor * sums[2 * i]))
+            put_i32(S, starts + 8 * i + 4, np.int32(factor * sums[2 * i + 1]))
+        else:
+            put_i32(S, starts + 4 * i, np.int32(factor * both))
+        put_f64(S, weighted + 8 * i, d[i] * np.float64(both))
+
+
+@njit(nogil=True)
+def tile(
+    isa: Any,
+    kind: Any,
+    four: Any,
+    C: Any,
+    codes: Any,
+    wide: Any,
+    S: Any,
+    stride: Any,
+    scales: Any,
+    blocks: Any,
+    q: Any,
+    d: Any,
+    row: Any,
+    starts: Any,
+    weighted: Any,
+    out: Any,
+) -> None:
+    """The sums of four rows, or one, and two panels."""  # fmt: skip
+    extra = scales + 128 * blocks
+    at, first = row * blocks, 32 * row * blocks
+    step = 8 if kind == 7 else 4
+    start, product = starts + step * at, weighted + 8 * at
+    if kind == 7:
+        if four:
+            tile_sums(
+                isa,
+                FOUR_HALVES,
+                C,
+                codes,
+                wide,
+                S,
+                stride,
+                scales,
+                extra,
+                q,
+                first,
+                d,
+                8 * at,
+                blocks,
+                start,
+                8,
+                product,
+                out,
+            )
+        else:
+            tile_sums(
+                isa,
+                ONE_HALVES,
+                C,
+                codes,
+                wide,
+                S,
+                stride,
+                scales,
+                extra,
+                q,
+                first,
+                d,
+                8 * at,
+                blocks,
+                start,
+                8,
+                product,
+                out,
+            )
+    elif has_minimum(kind):
+        if four:
+            tile_sums(
+                isa,
+                FOUR_MINIMUM,
+                C,
+                codes,
+                wide,
+                S,
+                stride,
+                scales,
+                extra,
+                q,
+                first,
+                d,
+                8 * at,
+                blocks,
+                start,
+                4,
+                product,
+                out,
+            )
+        else:
+            tile_sums(
+                isa,
+                ONE_MINIMUM,
+                C,
+                codes,
+                wide,
+                S,
+                stride,
+                scales,
+                extra,
+                q,
+                first,
+                d,
+                8 * at,
+                blocks,
+                start,
+                4,
+                product,
+                out,
+            )
+    elif has_zero(kind):
+        if four:
+            tile_sums(
+                isa,
+                FOUR_ZERO,
+                C,
+                codes,
+                wide,
+                S,
+                stride,
+                scales,
+                extra,
+                q,
+                first,
+                d,
+                8 * at,
+                blocks,
+                start,
+                4,
+                product,
+                out,
+            )
+        else:
+            tile_sums(
+                isa,
+                ONE_ZERO,
+                C,
+                codes,
+                wide,
+                S,
+                stride,
+                scales,
+                extra,
+                q,
+                first,
+                d,
+                8 * at,
+                blocks,
+                start,
+                4,
+                product,
+                out,
+            )
+    elif four:
+        tile_sums(
+            isa,
+            FOUR_PLAIN,
+            C,
+            codes,
+            wide,
+            S,
+            stride,
+            scales,
+            extra,
+            q,
+            first,
+            d,
+            8 * at,
+            blocks,
+            start,
+            4,
+            product,
+            out,
+        )
+    else:
+        tile_sums(
+            isa,
+            ONE_PLAIN,
+            C,
+            codes,
+            wide,
+            S,
+            stride,
+            scales,
+            extra,
+            q,
+            first,
+            d,
+            8 * at,
+            blocks,
+            start,
+            4,
+            product,
+            out,
+        )
+
+
+@njit(nogil=True)
+def many_rows(
+    isa: Any,
+    kind: Any,
+    W: Any,
+    w0: Any,
+    at: Any,
+    q: Any,
+    d: Any,
+    sums: Any,
+    lengths: Any,
+    rows: Any,
+    F: Any,
+    y0: Any,
+    ystride: Any,
+    first_panel: Any,
+    last_panel: Any,
+    outputs: Any,
+    width: Any,
+    bias: Any,
+    bias0: Any,
+    form: Any,
+    unit: Any,
+    S: Any,
+    stuck: Any,
+) -> None:
+    """As `numba_integer.integer_linear`."""  # fmt: skip
+    blocks = (width + 31) // 32
+    starts, weighted = 0, 8 * rows * blocks
+    out = weighted + 8 * rows * blocks
+    unpacked = (out + SUMS + 63) // 64 * 64
+    stride, wide = 256 * blocks, 512 * blocks
+    scales = unpacked + 2 * wide
+    bytes_ = kind in (0, 8)
+    C, scratch = address(W) if bytes_ else address(S), address(S)
+    Q, D, ys, biases, lengths_of = address(q), address(d), address(F), address(bias), address(W) + w0 + at[4]
+    prepare(kind, d, sums, rows, blocks, S, starts, weighted)
+    for panel in range(first_panel, last_panel, 2):
+        both = min(2, last_panel - panel)
+        codes = w0 + at[0] + wide * panel if bytes_ else unpacked
+        for j in range(both):
+            here = scales + j * stride
+            unpack_scales(kind, W, w0, at, blocks, panel + j, S, here, here + 128 * blocks, here + 128 * blocks)
+            if not bytes_:
+                unpack_codes(kind, W, w0, at, blocks, panel + j, S, unpacked + j * wide)
+        far = lengths_of + 128 * panel
+        reach, second = reach_of(far), reach_of(far + 128) if both == 2 else np.inf
+        row = np.int64(0)
+        while row < rows:
+            count = ROWS if row + ROWS <= rows else 1
+            # codes of a panel that is not there are those of the one before it
+            tile(
+                isa, kind, count == ROWS, C, codes, wide if both == 2 else 0, scratch, stride, scales, blocks, Q, D, row,
+                starts, weighted, out,
+            )  # fmt: skip
+            for i in range(count):
+                length, grains = lengths[2 * (row + i)], lengths[2 * (row + i) + 1]
+                for j in range(both):
+                    column = 16 * (panel + j)
+                    some, y = min(np.int64(16), outputs - column), y0 + (row + i) * ystride + column
+                    bias_at = bias0 + column if bias0 >= 0 else np.int64(-1)
+                    bias_place = biases + 4 * bias_at if bias0 >= 0 else np.int64(0)
+                    opened = finish(
+                        f64_at(scratch + out + 128 * (2 * i + j)), unit, length, grains, far + 128 * j,
+                        second if j else reach, bias_place, ys + 4 * y, some, form,
+                    )  # fmt: skip
+                    if opened:
+                        repair_open(
+                            opened, kind, W, w0, at, q, d, sums, row + i, column, width, bias, bias_at, form, F, y,
+                            stuck,
+                        )  # fmt: skip
+            row += count
