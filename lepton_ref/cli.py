@@ -257,6 +257,8 @@ def _command(
         command.add_argument("--threads", type=int, metavar="N", help="threads of BLAS")
         keep = "whether weights stay decoded (default auto: where memory allows)"
         command.add_argument("--keep-decoded", choices=tuple(commands.KEEP), default="auto", help=keep)
+        pack = "keep packed matrices for the next start: 'user', 'beside' or a folder (backend numba)"
+        command.add_argument("--pack", metavar="WHERE", help=pack)
     return command
 
 

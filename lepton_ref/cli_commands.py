@@ -54,6 +54,7 @@ def open_model(args: argparse.Namespace) -> Model:
         keep_decoded=KEEP[args.keep_decoded],
         threads=args.threads,
         kv_cache=args.kv_cache,
+        pack=args.pack,
     )
 
 

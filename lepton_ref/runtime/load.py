@@ -20,6 +20,7 @@ from lepton_ref.runtime.find import as_path, find
 from lepton_ref.runtime.memory import keep
 from lepton_ref.runtime.model import Model
 from lepton_ref.runtime.operands import kept_dtype, operands
+from lepton_ref.runtime.packing import PackPlace
 from lepton_ref.runtime.parts import Parts
 
 
@@ -31,6 +32,7 @@ def load(
     keep_decoded: str | bool = "auto",
     threads: int | None = None,
     kv_cache: str = "dense",
+    pack: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Open a model. Weights stay memory-mapped; each is decoded when it is used.
 
@@ -43,13 +45,17 @@ def load(
         threads: how many threads BLAS may use; None leaves its own choice.
         kv_cache: how the model's caches keep keys and values: "dense", as they are, or as small numbers with scales,
             "int8", "int4" or "fp8" ("int8-64" in groups of 64); see `lepton_ref.runtime.kv_formats`.
+        pack: where a backend that packs matrices, such as "numba", keeps them packed in a file from one start to the
+            next: "user", the user's folder for caches; "beside", next to the model; or a folder. None keeps them in
+            memory alone. See `lepton_ref.runtime.packing`.
 
     Raises:
-        FileNotFoundError: nothing at the path.
+        FileNotFoundError: nothing at the path, or at that of pack.
         FileFormatError: a file that is damaged or not what it claims.
         ConfigError: a family or a setting that is not supported, or a config that contradicts itself.
         WeightsError: a tensor missing, left over, or of the wrong shape.
-        ValueError: an empty path, or an unknown backend, precision, kv_cache or choice.
+        ValueError: an empty path, an unknown backend, precision, kv_cache or choice, or pack for a backend that does
+            not pack.
         TypeError: a path that is no path, threads that is no integer, or a backend that does not keep the interface.
         ImportError: threads is given and threadpoolctl is absent, or the backend's own library is.
     """
@@ -58,11 +64,12 @@ def load(
     where = find(path) if isinstance(path, str) else as_path(path)
     if not where.exists():
         raise FileNotFoundError(f"{where}: no such file or folder; give a folder with config.json or a .gguf file")
+    place = None if pack is None else PackPlace.of(pack, where, backend=chosen)
     parts = _from_folder(where) if where.is_dir() else _from_gguf(where)
     used = operands(parts.program, parts.weights, how)
     kept = keep(used, keep_decoded, backend=chosen, dtype=kept_dtype(parts.program, how))
     parts = replace(parts, weights={**parts.weights, **kept})
-    return Model(parts, backend=chosen, precision=how, threads=threads, kv_cache=kv_cache)
+    return Model(parts, backend=chosen, precision=how, threads=threads, kv_cache=kv_cache, pack=place)
 
 
 def _from_folder(path: Path) -> Parts:

@@ -21,6 +21,7 @@ from lepton_ref.runtime.contiguous_cache import ContiguousCache
 from lepton_ref.runtime.fingerprint import fingerprint
 from lepton_ref.runtime.kv_codec import Codec, DenseCodec, QuantisedCodec
 from lepton_ref.runtime.kv_formats import DENSE, get_kv_format
+from lepton_ref.runtime.packing import PackPlace
 from lepton_ref.runtime.paged_cache import PagedCache
 from lepton_ref.runtime.parts import Parts
 from lepton_ref.runtime.threads import ThreadLimit
@@ -43,7 +44,14 @@ class Model:
     """A transformer, ready to run. Made by `lepton_ref.load`."""
 
     def __init__(
-        self, parts: Parts, *, backend: Backend, precision: Precision, threads: int | None = None, kv_cache: str = DENSE
+        self,
+        parts: Parts,
+        *,
+        backend: Backend,
+        precision: Precision,
+        threads: int | None = None,
+        kv_cache: str = DENSE,
+        pack: PackPlace | None = None,
     ) -> None:
         get_kv_format(kv_cache)
         self.kv_cache = kv_cache
@@ -52,7 +60,7 @@ class Model:
         self.precision = precision
         self.threads = threads
         self._limit = ThreadLimit(threads)
-        self._memo: dict[str, Any] = {}
+        self._memo: dict[str, Any] = {} if pack is None else {"pack": pack}
 
     @property
     def config(self) -> Any:
