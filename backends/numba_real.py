@@ -21,27 +21,32 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from lepton_ref.backends.numba_bytes import prefetch
 from lepton_ref.backends.numba_panels_dense import F32
 from lepton_ref.backends.numba_real_dense import dense_dot, dense_unpack
 from lepton_ref.backends.numba_real_blocks import unpack_block
 from lepton_ref.backends.numba_real_digits import cut
 from lepton_ref.backends.numba_real_exact import add_products, add_term, decide, load_f64
+from lepton_ref.backends.numba_real_kinds import store_some
 from lepton_ref.backends.numba_real_quantised import quantised_dot, roundings, whole_length
 from lepton_ref.backends.numba_real_tile import BREADTH, HEIGHT, tile
-from lepton_ref.backends.numba_rounding import round_once, splat_f64, to_f64
+from lepton_ref.backends.numba_rounding import as_bits, round_once, splat_f64, to_f32, to_f64
 from lepton_ref.backends.numba_stuck import push
 from lepton_ref.backends.numba_types import F32X16, F64X16
-from lepton_ref.backends.numba_vectors import absolute, fma, lane, loader, select, storer, total
+from lepton_ref.backends.numba_vectors import absolute, bits_of, fma, lane, loader, select, storer, total
 
-COLUMNS = 256
+COLUMNS = 128
 """Columns that are decoded at a time."""
+
+ROWS = 132
+"""Rows that are taken together in tiles."""
 
 TILE_ROWS = 4
 """So many rows and more go through tiles."""
 
 UNIT = 2.0**-53
 UPWARD = 1 + 2.0**-20
-load_f32, store_f32, store_f64 = loader(F32X16), storer(F32X16), storer(F64X16)
+load_f32, store_f64 = loader(F32X16), storer(F64X16)
 
 
 @njit(nogil=True, cache=True)
@@ -69,7 +74,7 @@ def prepare_rows(
 ) -> None:  # fmt: skip
     """Lengths of the rows [first, last), P[p0 + row], and behind all lengths their numbers in float64.
 
-    Few rows lie one after the other; more in tiles, [rows / 6][k][6], what is behind the last row being 0.
+    Few rows lie one after the other; more in tiles, [width / 128][rows / 6][128][6], what is behind the last row being 0.
     """
     padded = (rows + HEIGHT - 1) // HEIGHT * HEIGHT
     body = p0 + padded
@@ -86,13 +91,11 @@ def prepare_rows(
                 P[body + row * width + k] = F[x0 + row * xstride + k]
         return
     for row in range(first, padded if last == rows else last):
-        at = body + row // HEIGHT * HEIGHT * width + row % HEIGHT
-        if row < rows:
-            for k in range(width):
-                P[at + HEIGHT * k] = F[x0 + row * xstride + k]
-        else:
-            for k in range(width):
-                P[at + HEIGHT * k] = 0.0
+        for start in range(0, width, COLUMNS):
+            count = min(COLUMNS, width - start)
+            at = body + padded * start + row // HEIGHT * HEIGHT * count + row % HEIGHT
+            for k in range(count):
+                P[at + HEIGHT * k] = F[x0 + row * xstride + start + k] if row < rows else 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -106,28 +109,12 @@ def lengths_of(kind: Any, W: Any, at: Any, panel: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def finish(
-    value: Any, size: Any, unit: Any, kind: Any, W: Any, w0: Any, at: Any, F: Any, x: Any, y: Any, row: Any,
-    panel: Any, outputs: Any, width: Any, B: Any, bias0: Any, form: Any, S: Any, s0: Any, stuck: Any,
-) -> None:  # fmt: skip
-    """Round sixteen sums once, into F[y + 16·panel …]; settle what the bound size·unit leaves open."""
-    column = 16 * panel
-    live = min(16, outputs - column)
-    bias = splat_f64(0.0)
-    bound = splat_f64(size * unit) * lengths_of(kind, W, w0 + at[4], panel)
-    if bias0 >= 0:
-        bias = bias_of(B, bias0 + column, live, S, s0)
-        value = value + bias
-        bound = fma(absolute(bias), splat_f64(unit), bound)
-    rounded, open_ = round_once(value, bound, form)
-    if live == 16:
-        store_f32(F, y + column, rounded)
-    else:
-        for i in range(live):
-            F[y + column + i] = lane(rounded, i)
-        open_ &= (1 << live) - 1
-    if open_ != 0:
-        settle(open_, bias, bias0, kind, W, w0, at, F, x, y + column, row, panel, width, form, S, s0, stuck)
+def tested(value: Any, bound: Any, form: Any) -> Any:
+    """`(f64, f64, format) -> (f32, int64)`: `round_once`, its common case emitted where it is used."""
+    if form != 0:
+        return round_once(value, bound, form)
+    low, high = to_f32(value - bound), to_f32(value + bound)
+    return low, bits_of(as_bits(low) != as_bits(high)) | bits_of(bound != bound)
 
 
 @njit(nogil=True, cache=True)
@@ -140,7 +127,7 @@ def bias_of(B: Any, start: Any, live: Any, S: Any, s0: Any) -> Any:
     return load_f64(S, s0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="never")
 def settle(
     open_: Any, bias: Any, bias0: Any, kind: Any, W: Any, w0: Any, at: Any, F: Any, x: Any, y: Any, row: Any,
     panel: Any, width: Any, form: Any, S: Any, s0: Any, stuck: Any,
@@ -215,17 +202,30 @@ def real_linear(
     body = p0 + (rows + HEIGHT - 1) // HEIGHT * HEIGHT
     blocks = (width + 31) // 32
     unit = (roundings(blocks) if kind < F32 else width // 4 + 10) * UNIT * UPWARD
+    bias, more = splat_f64(0.0), splat_f64(0.0)
     for panel in range(first_panel, last_panel):
+        column = 16 * panel
+        live = min(16, outputs - column)
+        mask = (1 << live) - 1
+        lengths = lengths_of(kind, W, w0 + at[4], panel)
+        if bias0 >= 0:
+            bias = bias_of(B, bias0 + column, live, S, s0)
+            more = absolute(bias) * splat_f64(unit)
         for row in range(rows):
             if kind < F32:
                 digits, place = d0 + 160 * blocks * row, body + 3 * blocks * row
                 value = quantised_dot(isa, kind, W, w0, at, panel, width, D, digits, P, place)
             else:
                 value = dense_dot(kind, W, w0 + at[0], panel, P, body + row * width, width)
-            finish(
-                value, P[p0 + row], unit, kind, W, w0, at, F, x0 + row * xstride, y0 + row * ystride, row, panel,
-                outputs, width, B, bias0, form, S, s0, stuck,
-            )  # fmt: skip
+            if bias0 >= 0:
+                value = value + bias
+            rounded, opened = tested(value, fma(lengths, splat_f64(P[p0 + row] * unit), more), form)
+            opened &= mask
+            y = y0 + row * ystride + column
+            store_some(F, y, live, rounded)
+            if opened != 0:
+                x = x0 + row * xstride
+                settle(opened, bias, bias0, kind, W, w0, at, F, x, y, row, panel, width, form, S, s0, stuck)
 
 
 @njit(nogil=True, cache=True)
@@ -234,24 +234,71 @@ def _by_tiles(
     first_panel: Any, last_panel: Any, outputs: Any, width: Any, B: Any, bias0: Any, form: Any,
     P: Any, p0: Any, S: Any, s0: Any, stuck: Any,
 ) -> None:  # fmt: skip
+    """Pairs of panels, some columns at a time; while they are multiplied, the bytes that come next are asked for."""
     padded = (rows + HEIGHT - 1) // HEIGHT * HEIGHT
     body, sums = p0 + padded, s0 + BREADTH * COLUMNS
     unit = (min(width, COLUMNS) + width // COLUMNS + 7) * UNIT * UPWARD
-    for panel in range(first_panel, last_panel, 2):
-        both = panel + 1 < last_panel
-        for i in range(0, padded * BREADTH, 16):
-            store_f64(S, sums + i, splat_f64(-0.0))
-        for first in range(0, width, COLUMNS):
-            last = min(first + COLUMNS, width)
-            unpack(kind, W, w0, at, panel, width, first, last, S, s0)
-            if both:
-                unpack(kind, W, w0, at, panel + 1, width, first, last, S, s0 + 16)
-            for row in range(0, padded, HEIGHT):
-                tile(isa, P, body + row * width + HEIGHT * first, S, s0, S, sums + row * BREADTH, last - first)
-        for half in range(2 if both else 1):
-            for row in range(rows):
-                finish(
-                    load_f64(S, sums + row * BREADTH + 16 * half), P[p0 + row], unit, kind, W, w0, at,
-                    F, x0 + row * xstride, y0 + row * ystride, row, panel + half, outputs, width, B, bias0, form,
-                    S, s0, stuck,
+    codes, column = w0 + at[0], bytes_of_column(kind)
+    for top in range(0, padded, ROWS):
+        count = min(ROWS, padded - top)
+        for panel in range(first_panel, last_panel, 2):
+            both = panel + 1 < last_panel
+            for i in range(0, count * BREADTH, 16):
+                store_f64(S, sums + i, splat_f64(-0.0))
+            for first in range(0, width, COLUMNS):
+                last = min(first + COLUMNS, width)
+                unpack(kind, W, w0, at, panel, width, first, last, S, s0)
+                if both:
+                    unpack(kind, W, w0, at, panel + 1, width, first, last, S, s0 + 16)
+                ahead = codes + (panel * width + last if last < width else (panel + 2) * width) * column
+                lines = (COLUMNS * column // 64 * HEIGHT + count - 1) // count
+                for row in range(0, count, HEIGHT):
+                    for _ in range(lines):
+                        prefetch(W, ahead)
+                        prefetch(W, ahead + width * column)
+                        ahead += 64
+                    x = body + padded * first + (top + row) * (last - first)
+                    tile(isa, P, x, S, s0, S, sums + row * BREADTH, last - first)
+            for half in range(2 if both else 1):
+                _round_panel(
+                    kind, W, w0, at, F, x0 + top * xstride, xstride, top, min(count, rows - top), y0 + top * ystride,
+                    ystride, panel + half, outputs, width, B, bias0, form, P, p0, unit, sums + 16 * half, S, s0, stuck,
                 )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def bytes_of_column(kind: Any) -> Any:
+    """Bytes of a panel's codes in one column."""
+    if kind < F32:
+        return 16 if kind == 0 or kind == 8 else 8
+    return 64 if kind == F32 else 32
+
+
+@njit(nogil=True, cache=True)
+def _round_panel(
+    kind: Any, W: Any, w0: Any, at: Any, F: Any, x: Any, xstride: Any, top: Any, count: Any, y: Any, ystride: Any,
+    panel: Any, outputs: Any, width: Any, B: Any, bias0: Any, form: Any, P: Any, p0: Any, unit: Any,
+    place: Any, S: Any, s0: Any, stuck: Any,
+) -> None:  # fmt: skip
+    """Round the sums of a panel, S[place + 32·row …]; x, y and `top` belong to the first of `count` rows."""
+    column = 16 * panel
+    live = min(16, outputs - column)
+    mask = (1 << live) - 1
+    lengths = lengths_of(kind, W, w0 + at[4], panel)
+    bias, more = splat_f64(0.0), splat_f64(0.0)
+    if bias0 >= 0:
+        bias = bias_of(B, bias0 + column, live, S, s0)
+        more = absolute(bias) * splat_f64(unit)
+    for row in range(count):
+        value = load_f64(S, place + row * BREADTH)
+        if bias0 >= 0:
+            value = value + bias
+        rounded, opened = tested(value, fma(lengths, splat_f64(P[p0 + top + row] * unit), more), form)
+        opened &= mask
+        here = y + row * ystride + column
+        store_some(F, here, live, rounded)
+        if opened != 0:
+            settle(
+                opened, bias, bias0, kind, W, w0, at, F, x + row * xstride, here, top + row, panel, width, form,
+                S, s0, stuck,
+            )  # fmt: skip

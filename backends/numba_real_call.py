@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_dot import Isa, chosen
 from lepton_ref.backends.numba_panels import Panels
-from lepton_ref.backends.numba_real import COLUMNS, prepare_rows, real_linear
+from lepton_ref.backends.numba_real import COLUMNS, ROWS, prepare_rows, real_linear
 from lepton_ref.backends.numba_real_tile import BREADTH, HEIGHT
 from lepton_ref.backends.numba_threads import Team
 
@@ -22,7 +22,7 @@ def prepared_sizes(kind: int, rows: int, width: int) -> tuple[int, int]:
 
 def scratch_size(kind: int, rows: int, width: int) -> int:
     """Doubles of S, of each thread."""
-    return BREADTH * (COLUMNS + _padded(rows))
+    return BREADTH * (COLUMNS + min(_padded(rows), ROWS))
 
 
 def _padded(rows: int) -> int:

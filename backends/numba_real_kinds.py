@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from lepton_ref.backends.numba_types import F64X16, I32, pointer
+from lepton_ref.backends.numba_types import F32X16, F64X16, I32, I32X16, declared, pointer, splatted
 
 LLVM = {"f32": ir.FloatType(), "bf16": ir.IntType(16), "f16": ir.HalfType(), "f64": ir.DoubleType()}
 BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8}
@@ -68,3 +68,40 @@ def weights(typing: Any, stored: Any, array: Any, start: Any, index: Any) -> Any
         return builder.fpext(value, F64X16.llvm)
 
     return F64X16(stored, array, types.int64, types.int64), emit
+
+
+def _first(builder: Any, count: Any) -> Any:
+    """A mask of the first `count` of sixteen lanes."""
+    numbers = ir.Constant(I32X16.llvm, list(range(16)))
+    return builder.icmp_signed("<", numbers, splatted(builder, builder.trunc(count, I32), 16))
+
+
+@intrinsic
+def load_some(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """`(float32s, index, count) -> f32`: the first `count` of sixteen, zeros behind; nothing behind is touched."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = F32X16.llvm
+        place = pointer(context, builder, signature.args[0], args[0], args[1], vector)
+        kinds = [place.type, I32, ir.VectorType(ir.IntType(1), 16), vector]
+        function = declared(builder, "llvm.masked.load.v16f32.p0v16f32", vector, kinds)
+        mask = _first(builder, args[2])
+        return builder.call(function, [place, ir.Constant(I32, 4), mask, ir.Constant(vector, None)])
+
+    return F32X16(array, types.int64, types.int64), emit
+
+
+@intrinsic
+def store_some(typing: Any, array: Any, index: Any, count: Any, value: Any) -> Any:
+    """`(float32s, index, count, f32)`: the first `count` of sixteen; nothing behind is touched."""
+    if value != F32X16:
+        return None
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = pointer(context, builder, signature.args[0], args[0], args[1], F32X16.llvm)
+        kinds = [F32X16.llvm, place.type, I32, ir.VectorType(ir.IntType(1), 16)]
+        function = declared(builder, "llvm.masked.store.v16f32.p0v16f32", ir.VoidType(), kinds)
+        builder.call(function, [args[3], place, ir.Constant(I32, 4), _first(builder, args[2])])
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, types.int64, F32X16), emit
