@@ -76,7 +76,7 @@ def round_once(value: Any, bound: Any, form: Any) -> Any:
     """`(f64, f64, format) -> (f32, int64)`: the lower end of value ± bound, rounded, and the lanes that it leaves open.
 
     The bound covers the test's own two roundings: see `lepton_ref.numerics.rounding`. A bound that is NaN or infinite
-    leaves its lane open.
+    leaves its lane open; a bound of 0 leaves none, though −0 + 0 is +0.
     """
     low, high = round_to(value - bound, form), round_to(value + bound, form)
-    return low, bits_of(as_bits(low) != as_bits(high)) | bits_of(bound != bound)
+    return low, bits_of((as_bits(low) != as_bits(high)) & (bound != splat_f64(0.0))) | bits_of(bound != bound)

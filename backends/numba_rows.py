@@ -1,0 +1,80 @@
+"""Rows of the arena in vectors of sixteen: a row's last one, which may not be full, is read and written in part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from lepton_ref.backends.numba_rounding import splat_f32, to_f64
+from lepton_ref.backends.numba_stuck import push
+from lepton_ref.backends.numba_vectors import F32X16, F64X16, lane, loader, storer
+
+load_floats, store_floats = loader(F32X16), storer(F32X16)
+
+
+@intrinsic
+def with_lane(typing: Any, vector: Any, index: Any, number: Any) -> Any:
+    """`(v, index, number) -> v`: one lane replaced; float32."""
+    if vector != F32X16:
+        return None
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.insert_element(args[0], args[2], builder.trunc(args[1], ir.IntType(32)))
+
+    return vector(vector, types.int64, types.float32), emit
+
+
+@intrinsic
+def with_double(typing: Any, vector: Any, index: Any, number: Any) -> Any:
+    """`(v, index, number) -> v`: one lane replaced; float64."""
+    if vector != F64X16:
+        return None
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.insert_element(args[0], args[2], builder.trunc(args[1], ir.IntType(32)))
+
+    return vector(vector, types.int64, types.float64), emit
+
+
+@njit(nogil=True, cache=True)
+def load_columns(F: Any, at: Any, count: Any) -> Any:
+    """Sixteen numbers of which the first `count` are F[at …], the others 0, as float64."""
+    if count >= 16:
+        return to_f64(load_floats(F, at))
+    value = splat_f32(np.float32(0.0))
+    for k in range(count):
+        value = with_lane(value, k, F[at + k])
+    return to_f64(value)
+
+
+@njit(nogil=True, cache=True)
+def store_columns(F: Any, at: Any, value: Any, count: Any) -> None:
+    """The first `count` of sixteen numbers to F[at …]."""
+    if count >= 16:
+        store_floats(F, at, value)
+        return
+    for k in range(count):
+        F[at + k] = lane(value, k)
+
+
+@njit(nogil=True, cache=True)
+def inside(count: Any) -> Any:
+    """The bits of those lanes that are among the first `count`."""
+    return (np.int64(1) << min(count, 16)) - 1
+
+
+@njit(nogil=True, cache=True)
+def keep(
+    F: Any, y: Any, value: Any, open_: Any, better: Any, unknown: Any, count: Any, stuck: Any, row: Any, column: Any
+) -> None:  # fmt: skip
+    """Store the first `count` lanes of value, but of `better` where the bits `open_` say so, and push those unknown."""
+    store_columns(F, y, value, count)
+    for k in range(min(count, 16)):
+        if open_ >> k & 1:
+            F[y + k] = lane(better, k)
+            if unknown >> k & 1:
+                push(stuck, row, column + k)
