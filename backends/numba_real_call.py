@@ -32,8 +32,8 @@ def _padded(rows: int) -> int:
 def linear(
     x: NDArray[np.float32], panels: Panels, bias: NDArray[np.float32] | None = None, form: int = 0,
     isa: Isa | None = None, threads: int = 1,
-) -> tuple[NDArray[np.float32], int]:  # fmt: skip
-    """`(M, I) -> (M, O)`, and how many elements are still to be repaired.
+) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:  # fmt: skip
+    """`(M, I), (O, I), (O) -> (M, O)`, and the places that are still to be repaired.
 
     Raises:
         ValueError: x is no matrix of float32 as wide as the panels, or the bias does not fit.
@@ -62,4 +62,5 @@ def linear(
         )  # fmt: skip
 
     Team(threads).run(share)
-    return arena[x.size :].reshape(rows, panels.outputs).copy(), int(stuck[0])
+    places = [(int(place) >> 32, int(place) & 0xFFFFFFFF) for place in stuck[1 : 1 + stuck[0]]]
+    return arena[x.size :].reshape(rows, panels.outputs).copy(), places

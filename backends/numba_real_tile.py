@@ -36,9 +36,7 @@ def tile(typing: Any, isa: Any, x: Any, x0: Any, w: Any, w0: Any, c: Any, c0: An
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         double = ir.DoubleType()
-        starts = [
-            pointer(context, builder, signature.args[i], args[i], args[i + 1], double) for i in (1, 3, 5)
-        ]
+        starts = [pointer(context, builder, signature.args[i], args[i], args[i + 1], double) for i in (1, 3, 5)]
         for strip in range(0, BREADTH, columns):
             _strip(builder, *starts, args[7], range(strip, strip + columns, lanes), lanes)
         return context.get_dummy_value()
@@ -64,14 +62,14 @@ def _strip(builder: Any, x: Any, w: Any, c: Any, count: Any, columns: range, lan
         total = builder.phi(vector)
         total.add_incoming(zero, before)
         sums.append(total)
-    weights = {j: _load(builder, w, builder.add(_times(builder, step, BREADTH), ir.Constant(I64, j)), vector) for j in columns}
+    weights = {
+        j: _load(builder, w, builder.add(_times(builder, step, BREADTH), ir.Constant(I64, j)), vector) for j in columns
+    }
     new = []
     for i in range(HEIGHT):
         at = builder.gep(x, [builder.add(_times(builder, step, HEIGHT), ir.Constant(I64, i))])
         number = splatted(builder, builder.load(at), lanes)
-        new += [
-            builder.call(fma, [number, weights[j], sums[i * len(columns) + n]]) for n, j in enumerate(columns)
-        ]
+        new += [builder.call(fma, [number, weights[j], sums[i * len(columns) + n]]) for n, j in enumerate(columns)]
     following = builder.add(step, ir.Constant(I64, 1))
     end = builder.block
     builder.cbranch(builder.icmp_signed("<", following, count), loop, after)

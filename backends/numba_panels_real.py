@@ -1,0 +1,55 @@
+"""Which panels a weight gets where activations are multiplied as they are.
+
+What is multiplied is the weight decoded to float32. Dense weights stay as stored. A quantised one keeps its integers if
+none of its elements is rounded on the way to float32: always so for scale·code, and for scale·code + minimum in every
+model seen. Otherwise, and where integers have no kind of panel, it becomes panels of float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from lepton_ref.backends.numba_bytes import int_to_f64
+from lepton_ref.backends.numba_panels import Panels, pack
+from lepton_ref.backends.numba_panels_dense import pack_dense
+from lepton_ref.backends.numba_real_blocks import scales_of
+from lepton_ref.backends.numba_rounding import splat_i32, to_f32, to_f64
+from lepton_ref.backends.numba_vectors import bits_of
+from lepton_ref.storage.base import Weight
+from lepton_ref.storage.dense import Dense
+from lepton_ref.storage.kept import Kept
+
+LARGEST = (0, 0, 15, 0, 31, 15, 31, 0, 255, 15)
+"""Kind → the largest code where an element may be rounded to float32; 0 where none can be."""
+
+
+def pack_real(weight: Weight, /) -> Panels | None:
+    """`(O, I) -> Panels`; None for float64, and for what is no matrix."""
+    while isinstance(weight, Kept):
+        weight = weight.base
+    if len(weight.shape) == 2 and 0 not in weight.shape and not isinstance(weight, Dense):
+        panels = pack(weight)
+        if panels is not None and _exact(panels.kind, panels.data, panels.at, panels.panels, panels.blocks):
+            return panels
+    return pack_dense(weight)
+
+
+@njit(nogil=True, cache=True)
+def _exact(kind: Any, W: Any, at: Any, panels: Any, blocks: Any) -> bool:
+    """Whether every code that may stand in a block stands for a float32."""
+    largest = LARGEST[kind]
+    if largest == 0:
+        return True
+    step = at[5] if kind >= 8 else 1
+    for panel in range(panels):
+        for b in range(0, blocks, step):
+            scale, other = scales_of(kind, W, 0, at, panel, blocks, b)
+            for code in range(largest + 1):
+                number = int_to_f64(splat_i32(np.int32(code)))
+                value = (number - other) * scale if kind >= 8 else number * scale + other
+                if bits_of(to_f64(to_f32(value)) != value) != 0:
+                    return False
+    return True
