@@ -32,6 +32,7 @@ from lepton_ref.backends.numba_attention_rows import (
     load_ints,
     queries_of,
     scores_of,
+    sizes_of,
     weigh,
     weights_of,
 )  # fmt: skip
@@ -84,7 +85,7 @@ def _unit(each: Any, queries: Any, width: Any, slots: Any, w: Any) -> Any:
     """-> where the parts of a unit lie in scratch, the row of repairs, the copies and the end."""
     rows = each * queries
     padded, stride = (width + 15) // 16 * 16, (slots + 15) // 16 * 16 + 8
-    room = (rows + 7) // 8 * 8
+    room = (rows + 15) // 16 * 16
     scores = w + room * padded
     results = scores + room * stride
     keys = results + room * padded
@@ -230,6 +231,13 @@ def _attend(
             value = load(W, unit.results + row * unit.padded + c) / splat_f64(sums)
             rounded, open_ = round_once(value, bound, form)
             store_columns(F, y + c, rounded, unit.width - c)
+            if open_ and relative < np.inf:
+                weighed_ = sizes_of(unit, values, W, longs, row, c) / splat_f64(sums)
+                bound = weighed_ * splat_f64(relative * (1 + 2.0**-9)) + size * splat_f64(_distances(unit))
+                bound = bound + splat_f64(unit.slots * 2.0**-1000) * (size + splat_f64(1.0))
+                again, still = round_once(value, bound, form)
+                open_ &= still
+                store_columns(F, y + c, again, unit.width - c)
             if open_ == 0:
                 continue
             from_, to, mask = _seen(I, M, shape, t, low)
@@ -247,6 +255,12 @@ def _attend(
                     F[y + k] = settled
                 else:
                     push(stuck, t, column + k)
+
+
+@njit(nogil=True, cache=True)
+def _distances(unit: Any) -> Any:
+    """What the rounding of distances to the largest score does to a numerator, relative to the largest value."""
+    return 1.02 * math.log(unit.slots) * 2.0**-53
 
 
 @njit(nogil=True, cache=True)

@@ -77,7 +77,7 @@ def largest_of(unit: Any, buffer: Any, longs: Any, ints: Any, m: Any, s: Any, co
 
 @njit(nogil=True, cache=True)
 def queries_of(unit: Any, F: Any, q: Any, q_stride: Any, W: Any) -> None:
-    """Queries to float64: eight rows interleaved for turned keys, or row by row; filled up with zeros.
+    """Queries to float64: sixteen rows interleaved for turned keys, or row by row; filled up with zeros.
 
     Query t's heads begin at F[q + t·q_stride].
     """
@@ -86,14 +86,19 @@ def queries_of(unit: Any, F: Any, q: Any, q_stride: Any, W: Any) -> None:
             for k in range(unit.padded):
                 W[unit.queries + i * unit.padded + k] = F[q + i * unit.width + k] if k < unit.width else 0.0
         return
-    for i in range((unit.rows + 7) // 8 * 8):
-        to = unit.queries + i // 8 * 8 * unit.padded + i % 8
-        source = q + i // unit.each * q_stride + i % unit.each * unit.width
-        known = unit.width if i < unit.rows else 0
-        for k in range(known):
-            W[to + 8 * k] = F[source + k]
-        for k in range(known, unit.padded):
-            W[to + 8 * k] = 0.0
+    longs = W.view(np.int64)
+    for i in range(0, unit.rows, 16):
+        to, number = unit.queries + i * unit.padded, unit.keys
+        for j in range(16):
+            row = min(i + j, unit.rows - 1)
+            longs[number + j] = q + row // unit.each * q_stride + row % unit.each * unit.width
+        if unit.width == unit.padded:
+            for c in range(0, unit.padded, 16):
+                turned(F, c, longs, number, W, to + 16 * c)
+            continue
+        for j in range(16):
+            for k in range(unit.padded):
+                W[to + 16 * k + j] = F[longs[number + j] + k] if k < unit.width else 0.0
 
 
 @njit(nogil=True, cache=True)
@@ -128,10 +133,10 @@ def _turned_scores(unit: Any, keys: Any, W: Any, longs: Any, s: Any) -> None:
     for c in range(0, unit.padded, 16):
         turned(keys, c, longs, unit.places + s, W, unit.keys + 16 * c)
     for i in range(0, unit.rows, 8):
-        q, y = unit.queries + i * unit.padded, unit.scores + i * unit.stride + s
+        q, y = unit.queries + i // 16 * 16 * unit.padded + i % 16, unit.scores + i * unit.stride + s
         for c in range(0, unit.padded, QUERIES_PART):
             count = min(QUERIES_PART, unit.padded - c)
-            packed_8(W, q + 8 * c, W, unit.keys + 16 * c, count, W, y, unit.stride, 1 if c == 0 else 0)
+            packed_8(W, q + 16 * c, W, unit.keys + 16 * c, count, W, y, unit.stride, 1 if c == 0 else 0)
 
 
 @njit(nogil=True, cache=True)
@@ -219,3 +224,18 @@ def largest_products(unit: Any, F: Any, q: Any, ints: Any) -> Any:
         found += abs(np.float64(F[q + k])) * np.float64(floats[unit.maxima + k])
         k += 1
     return found * (1 + 2.0**-20)
+
+
+@njit(nogil=True, cache=True)
+def sizes_of(unit: Any, values: Any, W: Any, longs: Any, row: Any, c: Any) -> Any:
+    """Σ p·|value| of sixteen columns from c on, with a row's weights."""
+    p, first, second = unit.scores + row * unit.stride, splat_f64(0.0), splat_f64(0.0)
+    for s in range(0, unit.slots - 1, 2):
+        one, two = longs[unit.places + s] + c, longs[unit.places + s + 1] + c
+        first = fma(splat_f64(W[p + s]), absolute(to_f64(load_floats(values, one))), first)
+        second = fma(splat_f64(W[p + s + 1]), absolute(to_f64(load_floats(values, two))), second)
+    if unit.slots % 2:
+        last = unit.slots - 1
+        size = absolute(to_f64(load_floats(values, longs[unit.places + last] + c)))
+        first = fma(splat_f64(W[p + last]), size, first)
+    return first + second

@@ -117,7 +117,7 @@ def weighed(rows: int, vectors: int) -> Any:
 def packed(rows: int) -> Any:
     """`(Q, q, K, k, count, Y, y, y_row, fresh)`: Y (+)= Q @ K for one vector of keys.
 
-    Q[q + j·rows + i] is number j of row i, K[k + 16·j + c] number j of key c, Y[y + i·y_row + c] their sum.
+    Q[q + 16·j + i] is number j of row i, K[k + 16·j + c] number j of key c, Y[y + i·y_row + c] their sum.
     """
 
     @intrinsic
@@ -130,7 +130,7 @@ def packed(rows: int) -> Any:
             sums = _zeros(builder, rows, F64X16)
             with cgutils.for_range(builder, count_) as loop:
                 key = _load(builder, _at(builder, keys, builder.mul(loop.index, _number(16)), F64X16))
-                row = builder.gep(queries, [builder.mul(loop.index, _number(rows))])
+                row = builder.gep(queries, [builder.mul(loop.index, _number(16))])
                 for i in range(rows):
                     number = splatted(builder, builder.load(builder.gep(row, [_number(i)])), 16)
                     builder.store(_fma(builder, number, key, builder.load(sums[i])), sums[i])
