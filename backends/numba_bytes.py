@@ -160,7 +160,7 @@ def _first(builder: Any, count: Any) -> Any:
 
 @intrinsic
 def some_at(typing: Any, place: Any, count: Any) -> Any:
-    """`(address, count) -> vector` of float32: the first `count` of sixteen, zeros behind; nothing behind is touched."""
+    """`(address, count) -> vector` of float32: the first of sixteen, zeros behind; nothing behind is touched."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.inttoptr(args[0], F32X16.llvm.as_pointer())

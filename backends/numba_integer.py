@@ -19,7 +19,7 @@ from lepton_ref.backends.numba_bytes import address
 from lepton_ref.backends.numba_dot import Isa, chosen
 from lepton_ref.backends.numba_integer_finish import finish, reach_of, unit_of
 from lepton_ref.backends.numba_integer_matmul import many_rows, scratch_bytes
-from lepton_ref.backends.numba_integer_matvec import q4_0, q4_1, q8_0, terms
+from lepton_ref.backends.numba_integer_matvec import integers, k_quant, q4_0, q4_1, q5, q6_k, q8_0, terms
 from lepton_ref.backends.numba_integer_repair import repair_open
 from lepton_ref.backends.numba_integer_rows import quantise_rows
 from lepton_ref.backends.numba_panels import Panels
@@ -28,13 +28,27 @@ from lepton_ref.backends.numba_panels import Panels
 @njit(nogil=True)
 def one_row(isa: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, panel: Any, blocks: Any) -> Any:
     """Sixteen sums."""
-    p, s = w0 + at[0], w0 + at[1]
+    p, s, h = w0 + at[0] + 256 * blocks * panel, w0 + at[1], w0 + at[3]
     if kind == 0:
-        return q8_0(isa, W, p + 512 * blocks * panel, s + 32 * blocks * panel, q, d, sums, blocks)
-    p += 256 * blocks * panel
+        return q8_0(isa, W, p + 256 * blocks * panel, s + 32 * blocks * panel, q, d, sums, blocks)
     if kind == 1:
         return q4_0(isa, W, p, s + 32 * blocks * panel, q, d, sums, blocks)
-    return q4_1(isa, W, p, s + 64 * blocks * panel, q, d, sums, blocks)
+    if kind == 2:
+        return q4_1(isa, W, p, s + 64 * blocks * panel, q, d, sums, blocks)
+    if kind in (3, 4):
+        least = kind == 4
+        s += (64 if least else 32) * blocks * panel
+        return q5(isa, W, p, s, h + 64 * blocks * panel, least, q, d, sums, blocks)
+    shared = at[5]
+    groups, f = (blocks + shared - 1) // shared, w0 + at[2] + 32 * blocks * panel
+    if kind in (5, 6):
+        s += 64 * groups * panel
+        return k_quant(isa, W, p, s, f, h + 64 * blocks * panel, kind == 6, q, d, sums, blocks)
+    if kind == 7:
+        return q6_k(isa, W, p, s + 32 * groups * panel, f, h + 128 * blocks * panel, q, d, sums, blocks)
+    wide = kind == 8
+    p += 256 * blocks * panel if wide else 0
+    return integers(isa, W, p, s + 128 * groups * panel, wide, shared, q, d, sums, blocks)
 
 
 @njit(nogil=True, cache=True)

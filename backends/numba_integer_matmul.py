@@ -52,200 +52,27 @@ def prepare(kind: Any, d: Any, sums: Any, rows: Any, blocks: Any, S: Any, starts
 
 
 @njit(nogil=True)
-def tile(
-    isa: Any,
-    kind: Any,
-    four: Any,
-    C: Any,
-    codes: Any,
-    wide: Any,
-    S: Any,
-    stride: Any,
-    scales: Any,
-    blocks: Any,
-    q: Any,
-    d: Any,
-    row: Any,
-    starts: Any,
-    weighted: Any,
-    out: Any,
-) -> None:
-    """The sums of four rows, or one, and two panels."""  # fmt: skip
-    extra = scales + 128 * blocks
-    at, first = row * blocks, 32 * row * blocks
-    step = 8 if kind == 7 else 4
-    start, product = starts + step * at, weighted + 8 * at
+def tile(isa: Any, kind: Any, four: Any, places: Any) -> None:
+    """The sums of four rows, or one, and two panels. places: the arguments of `tile_sums`."""
     if kind == 7:
         if four:
-            tile_sums(
-                isa,
-                FOUR_HALVES,
-                C,
-                codes,
-                wide,
-                S,
-                stride,
-                scales,
-                extra,
-                q,
-                first,
-                d,
-                8 * at,
-                blocks,
-                start,
-                8,
-                product,
-                out,
-            )
+            tile_sums(isa, FOUR_HALVES, *places)
         else:
-            tile_sums(
-                isa,
-                ONE_HALVES,
-                C,
-                codes,
-                wide,
-                S,
-                stride,
-                scales,
-                extra,
-                q,
-                first,
-                d,
-                8 * at,
-                blocks,
-                start,
-                8,
-                product,
-                out,
-            )
+            tile_sums(isa, ONE_HALVES, *places)
     elif has_minimum(kind):
         if four:
-            tile_sums(
-                isa,
-                FOUR_MINIMUM,
-                C,
-                codes,
-                wide,
-                S,
-                stride,
-                scales,
-                extra,
-                q,
-                first,
-                d,
-                8 * at,
-                blocks,
-                start,
-                4,
-                product,
-                out,
-            )
+            tile_sums(isa, FOUR_MINIMUM, *places)
         else:
-            tile_sums(
-                isa,
-                ONE_MINIMUM,
-                C,
-                codes,
-                wide,
-                S,
-                stride,
-                scales,
-                extra,
-                q,
-                first,
-                d,
-                8 * at,
-                blocks,
-                start,
-                4,
-                product,
-                out,
-            )
+            tile_sums(isa, ONE_MINIMUM, *places)
     elif has_zero(kind):
         if four:
-            tile_sums(
-                isa,
-                FOUR_ZERO,
-                C,
-                codes,
-                wide,
-                S,
-                stride,
-                scales,
-                extra,
-                q,
-                first,
-                d,
-                8 * at,
-                blocks,
-                start,
-                4,
-                product,
-                out,
-            )
+            tile_sums(isa, FOUR_ZERO, *places)
         else:
-            tile_sums(
-                isa,
-                ONE_ZERO,
-                C,
-                codes,
-                wide,
-                S,
-                stride,
-                scales,
-                extra,
-                q,
-                first,
-                d,
-                8 * at,
-                blocks,
-                start,
-                4,
-                product,
-                out,
-            )
+            tile_sums(isa, ONE_ZERO, *places)
     elif four:
-        tile_sums(
-            isa,
-            FOUR_PLAIN,
-            C,
-            codes,
-            wide,
-            S,
-            stride,
-            scales,
-            extra,
-            q,
-            first,
-            d,
-            8 * at,
-            blocks,
-            start,
-            4,
-            product,
-            out,
-        )
+        tile_sums(isa, FOUR_PLAIN, *places)
     else:
-        tile_sums(
-            isa,
-            ONE_PLAIN,
-            C,
-            codes,
-            wide,
-            S,
-            stride,
-            scales,
-            extra,
-            q,
-            first,
-            d,
-            8 * at,
-            blocks,
-            start,
-            4,
-            product,
-            out,
-        )
+        tile_sums(isa, ONE_PLAIN, *places)
 
 
 @njit(nogil=True)
@@ -279,7 +106,7 @@ def many_rows(
     starts, weighted = 0, 8 * rows * blocks
     out = weighted + 8 * rows * blocks
     unpacked = (out + SUMS + 63) // 64 * 64
-    stride, wide = 256 * blocks, 512 * blocks
+    stride, wide, step = 256 * blocks, 512 * blocks, 8 if kind == 7 else 4
     scales = unpacked + 2 * wide
     bytes_ = kind in (0, 8)
     C, scratch = address(W) if bytes_ else address(S), address(S)
@@ -298,11 +125,13 @@ def many_rows(
         row = np.int64(0)
         while row < rows:
             count = ROWS if row + ROWS <= rows else 1
-            # codes of a panel that is not there are those of the one before it
-            tile(
-                isa, kind, count == ROWS, C, codes, wide if both == 2 else 0, scratch, stride, scales, blocks, Q, D, row,
-                starts, weighted, out,
+            # a panel that is not there has the codes of the one before it
+            first = row * blocks
+            places = (
+                C, codes, wide if both == 2 else 0, scratch, stride, scales, scales + 128 * blocks, Q, 32 * first, D,
+                8 * first, blocks, starts + step * first, step, weighted + 8 * first, out,
             )  # fmt: skip
+            tile(isa, kind, count == ROWS, places)
             for i in range(count):
                 length, grains = lengths[2 * (row + i)], lengths[2 * (row + i) + 1]
                 for j in range(both):

@@ -153,7 +153,7 @@ def add_product(sum_: Any, a: Any, b: Any) -> None:
         add_exactly(sum_, fma1(a, b, -product))
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def repair_open(
     opened: Any,
     kind: Any,

@@ -8,8 +8,8 @@ int32 dots, then adds d·scale·dot to each sum, and what its mode asks for:
     minimum    the dot starts at 0, and minimum·(d·Σq) is added to the sum
     halves     the dots of either half start at −offset·Σq, are multiplied by factors, and added as integers
 
-C, S, Q and D are addresses, and places in them count bytes. Panels lie unpacked in S, one every `stride` bytes; see `numba_integer_unpack`. Each term is exact and is added by
-one fused multiply-add, in the same order whatever the tile, so that a row's sums do not depend on its neighbours.
+C, S, Q and D are addresses, and places in them count bytes. Panels lie as `numba_integer_unpack` leaves them. Each term
+is exact and is added by one fused multiply-add, in the same order whatever the tile, so that a row's sums do not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ def tile_sums(
     sums = no_sums(tile)
     for b in range(blocks):
         sums = add_block(
-            isa, tile, sums, C, codes + 512 * b, width, S, stride, scales + 128 * b, extra + 128 * b, Q, q + 32 * b, D, d + 8 * b,
-            blocks, starts + step * b, weighted + 8 * b,
+            isa, tile, sums, C, codes + 512 * b, width, S, stride, scales + 128 * b, extra + 128 * b, Q, q + 32 * b, D,
+            d + 8 * b, blocks, starts + step * b, weighted + 8 * b,
         )  # fmt: skip
     store_sums(tile, sums, S + out)

@@ -28,6 +28,11 @@ def interleaved(codes: Bytes) -> Bytes:
     return by_panel(words).reshape(-1).view(np.uint8)
 
 
+def paired(codes: Bytes) -> Bytes:
+    """`(…, 32) -> (…, 16)`: two nibbles in a byte, those of the second half being the high ones."""
+    return codes[..., :16] | codes[..., 16:] << np.uint8(4)
+
+
 def halves(numbers: NDArray[Any]) -> Bytes:
     """`(16·G, …)` fp16 as uint16 `-> flat` bytes, a panel's rows beside one another."""
     return by_panel(numbers).reshape(-1).view(np.uint8)
@@ -92,7 +97,7 @@ def pack_encoded(weight: Encoded) -> Panels | None:
         code[:, :width] = q + offset
         code = filled(code.reshape(len(q), blocks, BLOCK))
         if not wide:
-            code = code[:, :, :16] | code[:, :, 16:] << np.uint8(4)
+            code = paired(code)
         return interleaved(code), halves(filled(scale[:, ::BLOCK].astype(np.float16).view(np.uint16)))
 
     return panels_of(
