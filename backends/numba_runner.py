@@ -1,0 +1,258 @@
+"""What runs a model's plan: its packed weights, its memory, and the loop around the step."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lepton_ref.backends.numba_cache_map import AttentionMap
+from lepton_ref.backends.numba_integer import scratch_bytes
+from lepton_ref.backends.numba_plan import (
+    COLUMNS,
+    FORM,
+    KIND,
+    OP,
+    OUTSIDE,
+    PICKED,
+    QUANTISE,
+    ROPE,
+    SCALE,
+    WHICH,
+    WIDTH,
+    B,
+    W,
+)  # fmt: skip
+from lepton_ref.backends.numba_real_call import prepared_sizes, scratch_size
+from lepton_ref.backends.numba_repair import Repairs
+from lepton_ref.backends.numba_step import INTERLEAVED, ROTARY, TABLE, step
+from lepton_ref.backends.numba_threads import Team
+from lepton_ref.numerics import counts
+
+COUNTED: Mapping[str, str] = types.MappingProxyType(
+    {
+        **{"linear": "linear", "rms_norm": "rms_norm", "layer_norm": "layer_norm", "rope": "rope"},
+        **{"attention": "attention", "add": "add", "gated": "gated", "activate": "activation", "softcap": "softcap"},
+    }
+)
+"""Kind of op → the name under which its elements are counted."""
+
+STUCK = 1 << 12
+"""Elements that a thread can leave to Python at a time."""
+
+
+class Runner:
+    """One model's plan, ready to run. It keeps its memory from one run to the next.
+
+    Args:
+        run: a run of the model, for its weights and vectors.
+        program: its ops.
+        plan: from the planner.
+        isa: the instruction set.
+        team: the threads.
+    """
+
+    def __init__(self, run: Any, program: Any, plan: Any, *, isa: Any, team: Team) -> None:
+        self.program, self.plan, self.isa, self.team = program, plan, isa, team
+        self.records, self.reals = plan.records, plan.numbers
+        self.vectors = self._vectors(run)
+        self.segments, self.ats = self._segments()
+        self.attention = AttentionMap(program, plan, self.records)
+        self.ropes = RopeTables(plan.ropes)
+        self.rows = 0
+        self.room = np.empty(0, dtype=np.float32)
+        self.doubles, self.bytes = np.empty((team.size, 0)), np.empty((team.size, 0), np.uint8)
+        self.control = (
+            np.zeros(8, np.int64),
+            np.zeros(2 * team.size, np.int64),
+            np.zeros((team.size, STUCK), np.int64),
+        )
+
+    def run(self, run: Any, layouts: dict[int, Any] | None) -> NDArray[np.float32]:
+        """The output of the program's last op, with each layer's place in the run's cache, if there is one."""
+        mask = run.batch.mask
+        rows = mask.size
+        picked, row_of = _picked(self.program, run.batch)
+        self._grow(rows)
+        integers, masks, layers, scratch = self.attention.of(run, layouts, rows, row_of)
+        if scratch > self.doubles.shape[1]:
+            self.doubles = np.empty((self.team.size, scratch))
+        ropes = self.ropes.of(run, self.records, self.reals)
+        meeting, stops, stuck = self.control
+        at, end = 0, len(self.records)
+        while at < end:
+            if self.records[at, KIND] == OUTSIDE:
+                self._outside(run, at, rows, picked)
+                at += 1
+                continue
+            meeting[:] = 0
+            stuck[:, 0] = 0
+            at = self.team.run(
+                step, self.isa, at, rows, picked, self.records, self.reals, self.segments, self.ats, self.room,
+                self.vectors, ropes, layers, integers, masks, *self.integer, *self.real, self.bytes, self.doubles,
+                meeting, stops, stuck,
+            )  # fmt: skip
+            if stuck[:, 0].any():
+                self._repair(run, at, rows, picked)
+                at += 1
+        self._count(rows, picked)
+        return self.value(self.program.ops[-1].name, rows, picked, mask.shape).copy()
+
+    def _vectors(self, run: Any) -> NDArray[np.float32]:
+        """All vectors in one array; records, which number them, are given their places in it."""
+        arrays = [np.asarray(run.vectors[name], dtype=np.float32).reshape(-1) for name in self.plan.vectors]
+        starts = np.cumsum([0, *(array.size for array in arrays)])
+        for column in (W, B):
+            numbers = self.records[:, column]
+            self.records[:, column] = np.where(numbers < 0, -1, starts[numbers])
+        self.starts = starts
+        return np.concatenate([*arrays, np.zeros(16, dtype=np.float32)])  # a vector may be read sixteen at a time
+
+    def _segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The table of segments, and where the parts of their weights begin."""
+        rows, before = [], 0
+        firsts = set(self.records[:, COLUMNS.index("SEGMENT")].tolist())
+        for number, segment in enumerate(self.plan.segments):
+            panels = segment.panels
+            before = 0 if number in firsts else before
+            bias = -1 if segment.bias < 0 else int(self.starts[segment.bias])
+            rows.append(
+                [
+                    panels.kind, panels.data.ctypes.data, panels.data.size, panels.outputs, panels.width, bias,
+                    segment.column, before,
+                ]
+            )  # fmt: skip
+            before += panels.outputs
+        ats = [segment.panels.at for segment in self.plan.segments]
+        return np.array(rows, dtype=np.int64).reshape(-1, 8), np.array(ats, dtype=np.int64).reshape(-1, 8)
+
+    def _grow(self, rows: int) -> None:
+        """Memory for so many rows, where there is less."""
+        if rows == self.rows:
+            return
+        self.rows = rows
+        records = self.records
+        widest = int(records[records[:, KIND] == QUANTISE][:, WIDTH].max(initial=1))
+        needed = self.plan.columns * rows
+        if needed > self.room.size:
+            self.room = np.empty(needed, dtype=np.float32)
+        blocks = -(-widest // 32) * rows
+        self.integer = (
+            np.zeros(32 * blocks, np.int8), np.zeros(blocks), np.zeros(2 * blocks, np.int32), np.zeros(2 * rows),
+        )  # fmt: skip
+        doubles, digits, scratch, scratch_of_bytes = 1, 64, 16, 64
+        for segment in self.segments:
+            kind, _, _, _, width, *_ = segment.tolist()
+            sizes = prepared_sizes(kind, rows, width)
+            doubles, digits = max(doubles, sizes[0]), max(digits, sizes[1])
+            scratch = max(scratch, scratch_size(kind, rows, width))
+            scratch_of_bytes = max(scratch_of_bytes, scratch_bytes(width, rows))
+        self.real = (np.empty(doubles), np.zeros(digits, np.int8))
+        self.doubles = np.empty((self.team.size, scratch))
+        self.bytes = np.empty((self.team.size, scratch_of_bytes), np.uint8)
+
+    def value(self, name: str, rows: int, picked: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Where an op's output lies, as (B, T, width)."""
+        value = self.plan.values[name]
+        count = picked if value.rows == PICKED else rows
+        flat = self.room[value.column * rows : value.column * rows + count * value.width]
+        return flat.reshape(shape[0], count // shape[0], value.width)
+
+    def _outside(self, run: Any, at: int, rows: int, picked: int) -> None:
+        """Let Python compute the record's op."""
+        op = self.program.ops[self.records[at, OP]]
+        y = self.value(op.name, rows, picked, run.batch.mask.shape)
+        if op.kind == "embed" and op.options["scale"] == 1.0 and self.records[at, FORM] == 0:
+            table = run.weights[op.weights["w"]]
+            found = table.take((run.batch.integers[op.options["of"]] + op.options["offset"]).reshape(-1))
+            if found.dtype == np.float32 and not np.isnan(found).any():  # rows as stored are their own rounding
+                y[...] = found.reshape(y.shape)
+                return
+        inputs = [self.value(name, rows, picked, run.batch.mask.shape).copy() for name in op.inputs]
+        run.layer = int(self.records[at, WHICH])
+        y[...] = run.compute(op, *inputs)
+
+    def _repair(self, run: Any, at: int, rows: int, picked: int) -> None:
+        """Let the generic form compute the elements that the record's kernel has left open."""
+        left = self.control[2]
+        found = [row[1 : 1 + min(int(row[0]), STUCK - 1)] for row in left]
+        places = np.concatenate(found)
+        whole = any(row[0] >= STUCK for row in left)
+        Repairs(self, run, at, rows, picked).settle(places >> 32, places & 0xFFFFFFFF, everything=whole)
+
+    def _count(self, rows: int, picked: int) -> None:
+        """What `lepton_ref.numerics.counts` counts of a run without repairs in Python."""
+        kept = counts.current()
+        if kept is None:
+            return
+        for op in self.program.ops:
+            if op.name not in self.plan.outside and op.kind in COUNTED:
+                value = self.plan.values[op.name]
+                kept.of(COUNTED[op.kind]).elements += (picked if value.rows == PICKED else rows) * value.width
+
+
+def _picked(program: Any, batch: Any) -> tuple[int, NDArray[np.int64]]:
+    """How many rows go on behind "last" or "first", and which they are."""
+    mask = batch.mask
+    sequences, tokens = mask.shape
+    starts = np.arange(sequences) * tokens
+    if "first" in program.kinds:
+        return sequences, starts + mask.argmax(axis=1)
+    if batch.last_only:
+        return sequences, starts + tokens - 1 - mask[:, ::-1].argmax(axis=1)
+    return mask.size, np.arange(mask.size)
+
+
+class RopeTables:
+    """Cosines and sines of positions, computed once and looked up from then on.
+
+    Args:
+        ropes: the rotations of a plan.
+    """
+
+    AHEAD = 64
+    """Positions that are computed at a time."""
+
+    def __init__(self, ropes: list[Any]) -> None:
+        self.ropes = ropes
+        self.known: dict[tuple[int, int], NDArray[np.float64]] = {}
+        self.factors = [1.0] * len(ropes)
+        self.held: list[NDArray[np.float64]] = []
+
+    def of(self, run: Any, records: NDArray[np.int64], reals: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(ropes, 3): the address of each one's tables (4, N, R/2), R, and whether pairs are neighbours."""
+        rows = np.zeros((max(1, len(self.ropes)), 3), dtype=np.int64)
+        self.held = []
+        for number, rope in enumerate(self.ropes):
+            table = np.ascontiguousarray(self._table(run, number, rope))
+            self.held.append(table)
+            rows[number, [TABLE, ROTARY, INTERLEAVED]] = table.ctypes.data, rope.width, int(rope.interleaved)
+            reals[(records[:, KIND] == ROPE) & (records[:, WHICH] == number), SCALE] = self.factors[number]
+        return rows
+
+    def _table(self, run: Any, number: int, rope: Any) -> NDArray[np.float64]:
+        """(4, N, R/2) for the positions of a run."""
+        positions, lengths = run.batch.positions, run.batch.rope_lengths
+        if rope.depends_on_length and len(set(lengths.tolist())) > 1:
+            return self._planes(run, number, rope, positions, lengths)
+        length = int(lengths[0]) if rope.depends_on_length else 0
+        known = self.known.get((number, length), np.empty((4, 0, rope.width // 2)))
+        end = int(positions.max()) + 1
+        if end > known.shape[1]:
+            if end > 4 * max(known.shape[1], self.AHEAD) and positions.size * 4 < end:
+                return self._planes(run, number, rope, positions, lengths)  # far out, and few
+            new = np.arange(known.shape[1], end + self.AHEAD)[None]
+            known = np.concatenate([known, self._planes(run, number, rope, new, lengths[:1])], axis=1)
+            self.known[number, length] = known
+        return known[:, positions.reshape(-1)]
+
+    def _planes(
+        self, run: Any, number: int, rope: Any, positions: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        tables = run.turns(rope, positions, lengths)
+        self.factors[number] = tables.factor
+        planes = (tables.cos_pair.high, tables.sin_pair.high, tables.cos_pair.low, tables.sin_pair.low)
+        return np.stack([plane.reshape(-1, rope.width // 2) for plane in planes])

@@ -1,0 +1,179 @@
+"""A team of Python threads that enter one compiled function together, and the barrier at which they meet inside.
+
+The function releases Python's lock, so the threads run at once; each is given its number and the team's size. Nothing
+of OpenMP or TBB is needed, none of theirs is used, and a team lives no longer than the work: threads sleep between
+calls. After a fork the child makes threads of its own.
+
+A barrier spins for some microseconds, then gives its turn away at each look: where other work shares the cores, a
+thread that only spins would keep the one it waits for from running.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from lepton_ref.backends.numba_types import I64, pointer
+
+PATIENCE = 4000
+"""Looks that a thread takes at a barrier before it gives its turn away: some 50 microseconds."""
+
+
+@intrinsic
+def atomic_add(typing: Any, array: Any, index: Any, amount: Any) -> Any:
+    """`(int64s, index, amount) -> int64`: what was there before; the sum is there afterwards."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw(
+            "add", pointer(context, builder, signature.args[0], args[0], args[1], I64), args[2], "seq_cst"
+        )
+
+    return types.int64(array, types.int64, types.int64), emit
+
+
+@intrinsic
+def atomic_load(typing: Any, array: Any, index: Any) -> Any:
+    """`(int64s, index) -> int64`: with all that was written before it was."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(pointer(context, builder, signature.args[0], args[0], args[1], I64), "acquire", 8)
+
+    return types.int64(array, types.int64), emit
+
+
+@intrinsic
+def atomic_store(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """`(int64s, index, value)`: after all that was written before."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[2], pointer(context, builder, signature.args[0], args[0], args[1], I64), "release", 8)
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64, types.int64), emit
+
+
+@intrinsic
+def pause(typing: Any) -> Any:
+    """Tell the processor that this is a loop which waits."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if context.codegen().target_data is not None and "x86_64" in builder.module.triple:
+            name = "llvm.x86.sse2.pause"
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), [])
+        return context.get_dummy_value()
+
+    return types.none(), emit
+
+
+_YIELD = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
+
+
+@njit(nogil=True)
+def give_way() -> None:
+    """Let another thread have the core."""
+    _YIELD()
+
+
+@njit(nogil=True)
+def barrier(meeting: Any, team: Any) -> None:
+    """Wait until all threads of the team are here. `meeting` is one int64, 0 before the first."""
+    if team == 1:
+        return
+    goal = (atomic_add(meeting, 0, 1) // team + 1) * team
+    looks = 0
+    while atomic_load(meeting, 0) < goal:
+        looks += 1
+        if looks < PATIENCE:
+            pause()
+        else:
+            give_way()
+
+
+class Team:
+    """Threads that run one function at the same time, each on its share.
+
+    Args:
+        size: how many, the caller's included.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._tasks: list[queue.SimpleQueue[Callable[[], None] | None]] = []
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call `function(number, size, *arguments)` in every thread; return what number 0 gave, when all have ended.
+
+        Raises:
+            Exception: what one of them raised.
+        """
+        if self.size == 1:
+            return function(0, 1, *arguments)
+        if self._process != os.getpid():  # a fork left their records, not the threads, and perhaps a lock that is held
+            self._process, self._tasks, self._lock = os.getpid(), [], threading.Lock()
+        with self._lock:
+            self._start()
+            done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+            for number, tasks in enumerate(self._tasks, start=1):
+                tasks.put(_task(function, number, self.size, arguments, done))
+            try:
+                result = function(0, self.size, *arguments)
+            finally:
+                raised = [done.get() for _ in self._tasks]
+        for error in raised:
+            if error is not None:
+                raise error
+        return result
+
+    def _start(self) -> None:
+        while len(self._tasks) < self.size - 1:
+            tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+            threading.Thread(target=_serve, args=(tasks,), name="lepton_ref", daemon=True).start()
+            self._tasks.append(tasks)
+
+    def close(self) -> None:
+        """End the threads; the next `run` starts new ones."""
+        for tasks in self._tasks:
+            tasks.put(None)
+        self._tasks = []
+
+    def __del__(self) -> None:
+        if self._process == os.getpid():
+            self.close()
+
+
+def _task(
+    function: Callable[..., Any], number: int, size: int, arguments: tuple[Any, ...], done: Any
+) -> Callable[[], None]:
+    def run() -> None:
+        try:
+            function(number, size, *arguments)
+        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+            done.put(error)
+        else:
+            done.put(None)
+
+    return run
+
+
+def _serve(tasks: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (task := tasks.get()) is not None:
+        task()
+        del task
+
+
+def available_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

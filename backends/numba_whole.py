@@ -1,0 +1,76 @@
+"""The kernel of whole programs: it plans a model once, packs its weights, and runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lepton_ref.backends.numba_dot import Isa
+from lepton_ref.backends.numba_panels import pack
+from lepton_ref.backends.numba_panels_real import pack_real
+from lepton_ref.backends.numba_planner import Packed, Planner
+from lepton_ref.backends.numba_rounding import FORMATS
+from lepton_ref.backends.numba_runner import Runner
+from lepton_ref.backends.numba_store import pack_all, stored_panels
+from lepton_ref.backends.numba_threads import Team, available_cores
+
+
+class Whole:
+    """A backend's kernel under ("program", NoneType).
+
+    Args:
+        isa: the instruction set.
+    """
+
+    def __init__(self, isa: Isa) -> None:
+        self.isa = isa
+        self.teams: dict[int, Team] = {}
+
+    def __call__(self, run: Any, program: Any) -> Any:
+        """The output of the program's last op; NotImplemented where no op of it has a kernel."""
+        if "numba: none" in run.memo:
+            return NotImplemented
+        layouts = None if run.cache is None else dict(enumerate(map(run.cache.addresses, range(len(program.caches())))))
+        direct = layouts is None or None not in layouts.values()
+        threads = available_cores() if run.threads is None else run.threads
+        key = f"numba: {self.isa.name}, {threads} threads, direct {direct}"
+        if key not in run.memo:
+            if not all(_computes(run.precision.at(op.name)) for op in program.ops):
+                run.memo["numba: none"] = True
+                return NotImplemented
+            team = self.teams.setdefault(threads, Team(threads))
+            plan = Planner(program, run.precision, self._panels(run, program), direct=direct).run()
+            run.memo[key] = Runner(run, program, plan, isa=self.isa, team=team)
+        runner: Runner = run.memo[key]
+        return runner.run(run, layouts if direct else None)
+
+    packs = True
+    """Whether it keeps packed matrices where a run's memo has a place for them under "pack"."""
+
+    def _panels(self, run: Any, program: Any) -> dict[tuple[str, str], Packed]:
+        """The matrices of linear ops, packed, by name and by what they multiply."""
+        known: dict[tuple[str, str], Packed | None] = run.memo.setdefault("panels", {})
+        linear = [op for op in program.ops if op.kind == "linear"]
+        wanted = {(op.weights["w"], run.precision.at(op.name).operands): run.weights[op.weights["w"]] for op in linear}
+        missing = {which: weight for which, weight in wanted.items() if which not in known}
+        if missing:
+            place = run.memo.get("pack")
+            panels = pack_all(missing, packed) if place is None else stored_panels(missing, packed, place)
+            for which, matrix in panels.items():
+                known[which] = None if matrix is None else Packed(matrix, integer=which[1] in INTEGERS)
+        return {which: matrix for which, matrix in known.items() if matrix is not None}
+
+
+INTEGERS = ("w8a8", "w4a8")
+"""Operands under which integers are multiplied."""
+
+
+def packed(weight: Any, operands: str) -> Any:
+    """The weight as linear layers multiply it under these operands, in panels; None where there is no kernel."""
+    if operands in INTEGERS:
+        return pack(weight, operands)
+    return pack_real(weight) if operands == "stored" else None
+
+
+def _computes(how: Any) -> bool:
+    """Whether the precision proves roundings to a format that kernels have."""
+    return bool(how.proven and how.machine is None and how.accumulate == "float64" and how.activations in FORMATS)

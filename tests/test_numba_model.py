@@ -1,0 +1,116 @@
+"""Whole models on the Numba backend: the bits of the NumPy backend's, in every family, however a run is cut."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+import golden_cases
+import numpy as np
+import pytest
+from drawn_models import VOCABULARY, drawn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import lepton_ref
+from lepton_ref.backends.numba_backend import NumbaBackend
+from lepton_ref.backends.numba_dot import available
+from lepton_ref.backends.numpy_backend import NumpyBackend
+from lepton_ref.numerics import PRECISIONS
+from lepton_ref.runtime.model import Model
+from lepton_ref.storage.kept import Kept
+
+NUMPY = NumpyBackend()
+ROUNDED = ("reference", "bf16", "fp16", "w8a8", "w4a8")
+OTHER = ("fp8", "ggml", "float64")
+FAMILIES = (
+    "llama", "llama_biased", "llama_rope_dynamic", "llama_rope_yarn", "gemma2", "gemma3", "gpt2", "gpt_neox", "olmo2",
+    "opt", "phi3_partial", "qwen2_sliding", "qwen3", "mistral", "bert", "bert_classifier", "distilbert", "roberta",
+)  # fmt: skip
+ISAS = available()
+
+
+@cache
+def numba(isa: str | None = None) -> NumbaBackend:
+    return NumbaBackend(isa=isa)
+
+
+def same(a: NDArray[Any], b: NDArray[Any]) -> None:
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    unsigned = {4: np.uint32, 8: np.uint64}[a.dtype.itemsize]
+    different = np.argwhere(a.view(unsigned) != b.view(unsigned))
+    assert len(different) == 0, f"{len(different)} of {a.size} differ, first at {different[:3].tolist()}"
+
+
+def twin(model: Model, backend: NumbaBackend, threads: int = 1) -> Model:
+    """The same model on the other backend."""
+    weights = {
+        name: weight.base if isinstance(weight, Kept) else weight for name, weight in model.parts.weights.items()
+    }
+    parts = dataclasses.replace(model.parts, weights=weights)
+    return Model(parts, backend=backend, precision=model.precision, threads=threads)
+
+
+@pytest.mark.parametrize("name", golden_cases.names())
+def test_every_golden_has_the_same_bits(name: str) -> None:
+    case = golden_cases.case(name)
+    ids = np.asarray(case.expected["input_ids"])
+    for precision in ("reference", "w8a8"):
+        models = [lepton_ref.load(case.folder, backend=backend, precision=precision) for backend in (NUMPY, numba())]
+        same(*(model.forward(ids) for model in models))
+
+
+@pytest.mark.parametrize("precision", [*ROUNDED, *OTHER])
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=4)
+@given(seed=st.integers(0, 2**32 - 1), batch=st.integers(1, 3), tokens=st.integers(1, 9))
+def test_drawn_models_have_the_same_bits(name: str, precision: str, seed: int, batch: int, tokens: int) -> None:
+    if precision == "ggml" and name != "llama":
+        precision = "reference"
+    model = drawn(name, PRECISIONS[precision], seed=seed, specials=0.0)
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, VOCABULARY, (batch, tokens))
+    mask = rng.random(ids.shape) < 0.8
+    same(
+        model.forward(ids, attention_mask=mask),
+        twin(model, numba(), threads=1 + seed % 2).forward(ids, attention_mask=mask),
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "gpt_neox", "bert"])
+@settings(max_examples=6)
+@given(seed=st.integers(0, 2**32 - 1), precision=st.sampled_from(ROUNDED))
+def test_infinities_nan_and_extremes_come_out_alike(name: str, seed: int, precision: str) -> None:
+    model = drawn(name, PRECISIONS[precision], seed=seed, specials=0.02)
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, (2, 3))
+    same(model.forward(ids), twin(model, numba()).forward(ids))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "opt", "qwen2_sliding"])
+@settings(max_examples=5)
+@given(seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(1, 6), min_size=1, max_size=5), paged=st.booleans())
+def test_chunks_in_a_cache_give_the_whole(name: str, seed: int, cuts: list[int], paged: bool) -> None:
+    model = drawn(name, PRECISIONS["w8a8"], seed=seed, specials=0.0)
+    fast = twin(model, numba(), threads=2)
+    ids = np.random.default_rng(seed).integers(0, VOCABULARY, (2, sum(cuts)))
+    whole, cache, at = model.forward(ids), fast.new_cache(batch=2, paged=paged), 0
+    for count in cuts:
+        same(whole[:, at : at + count], fast.forward(ids[:, at : at + count], cache=cache))
+        at += count
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_every_instruction_set_gives_the_same_bits(isa: str, precision: str) -> None:
+    model = drawn("llama", PRECISIONS[precision], seed=5, specials=0.0)
+    ids = np.random.default_rng(5).integers(0, VOCABULARY, (1, 7))
+    for part in (ids, ids[:, :1]):
+        same(model.forward(part), twin(model, numba(isa)).forward(part))
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown instruction set 'mmx'; known: vnni, avx2, plain"):
+        NumbaBackend(isa="mmx")
