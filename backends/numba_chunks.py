@@ -61,7 +61,11 @@ class Layout:
         Raises:
             ValueError: a kind that is not known.
         """
-        return (*part_sizes(self.kind, self.width, self.shared), 4 * ROWS)
+        return (*part_sizes(self.kind, self.width, self.shared), self._lengths)
+
+    @property
+    def _lengths(self) -> int:
+        return int(ROWS) * (4 if self.kind in DENSE else 8)
 
     @property
     def at(self) -> NDArray[np.int64]:
@@ -75,7 +79,7 @@ class Layout:
     @property
     def nbytes(self) -> int:
         """Bytes of all parts."""
-        return int(self.at[4]) + 4 * int(ROWS) * self.panels
+        return int(self.at[4]) + self._lengths * self.panels
 
 
 def part_sizes(kind: int, width: int, shared: int) -> tuple[int, int, int, int]:
@@ -104,7 +108,7 @@ def layout_of(panels: Panels, outputs: int) -> Layout | None:
     """The layout of a matrix whose first rows these panels are; None where it is not known how they lie."""
     own = Layout(panels.kind, panels.outputs, panels.width, int(panels.at[5]))
     try:
-        known = bool((own.at == panels.at).all()) and own.nbytes <= panels.data.size
+        known = bool((own.at == panels.at).all()) and own.nbytes == panels.data.size
     except ValueError:
         return None
     return Layout(own.kind, outputs, own.width, own.shared) if known else None
