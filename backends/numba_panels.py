@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.encoded import Encoded, Unrounded, as_operand
-from lepton_ref.storage.kept import Kept
+from lepton_ref.storage.kept import Joined, Kept
 
 Bytes = NDArray[np.uint8]
 
@@ -115,7 +115,7 @@ def panels_of(
     count = -(-shape[0] // ROWS)
     at = np.zeros(8, dtype=np.int64)
     end = 0
-    for number, size in enumerate((*sizes, 8 * ROWS)):
+    for number, size in enumerate((*(*sizes, 0, 0)[:4], 8 * ROWS)):
         at[number] = end
         end += -(-count * size // ALIGNED) * ALIGNED
     at[5] = shared
@@ -158,6 +158,8 @@ def pack(weight: Weight, operands: str = "w8a8") -> Panels | None:
         raise ValueError(f"panels are those of a matrix, none of its axes 0; got a weight of shape {weight.shape}")
     while isinstance(weight, Kept):
         weight = weight.base
+    if isinstance(weight, Joined):
+        return None  # its parts are packed each
     if not isinstance(weight, (Unrounded, Encoded)):
         weight = as_operand(weight, operands)
     if isinstance(weight, Encoded):
