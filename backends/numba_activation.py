@@ -8,7 +8,8 @@ Forms and bounds are those of `lepton_ref.ops.activation` and `lepton_ref.ops.so
 
 The terms in z and x² belong to the left tail; for x ≥ 0 they are at most 1, 3 and 1. What is open then and is x times a
 sigmoid is computed in double-double: within 2⁻⁸⁵, as an argument's relative error of 2⁻¹⁰⁰ grows by |z| < 700.
-Special values, numbers near nothing and the rarer kinds are left to Python.
+NaN, infinities where they make one, and the rarer kinds are left to Python. Numbers that exp's range cuts off at
+e^−708, or that underflow, are right all the same: they have the exact number's sign and round as it does, to a zero.
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ from lepton_ref.backends.numba_double import (
     times,
 )  # fmt: skip
 from lepton_ref.backends.numba_functions import ERFC, SIGMOID, TANH, erfc, logistic, tanh
-from lepton_ref.backends.numba_rounding import round_once
-from lepton_ref.backends.numba_rows import inside, keep, load_columns, store_columns
-from lepton_ref.backends.numba_vectors import absolute, bits_of, copysign, select
+from lepton_ref.backends.numba_rows import inside, keep, load_columns, rounded, store_columns
+from lepton_ref.backends.numba_vectors import absolute, select
 
 RELU, RELU2, SIGMOID_, TANH_, SILU, QUICK_GELU, GELU, GELU_TANH = range(8)
 KINDS = {
@@ -42,11 +42,10 @@ UNIT = 2.0**-53 * (1 + 2.0**-20)
 SLOPE, CUBE, QUICK = 1.5957691216057308, 0.044715, 1.702
 SLOPE_LOW, CUBE_LOW, QUICK_LOW = -9.96930880911092e-17, 2.1960211427085595e-18, 4.263256414560601e-17
 ROOT_HALF = 0.7071067811865476
-NEAR_NOTHING = 2.0**-900
 LEAST, LARGEST = 2.0**-600, 2.0**600
 
 
-@njit(nogil=True, cache=True)
+@njit(forceinline=True)
 def _argument(kind: Any, x: Any) -> Any:
     """Z of x·sigmoid(z), or x."""
     if kind == QUICK_GELU:
@@ -56,7 +55,7 @@ def _argument(kind: Any, x: Any) -> Any:
     return x
 
 
-@njit(nogil=True, cache=True)
+@njit(forceinline=True)
 def _value(kind: Any, x: Any) -> Any:
     """-> activation(x) and its relative bound in units, of which it lacks the test's three and a gate's one."""
     none, one = splat_f64(0.0), splat_f64(1.0)
@@ -75,23 +74,8 @@ def _value(kind: Any, x: Any) -> Any:
         return logistic(x, one), splat_f64(SIGMOID)
     if kind == TANH_:
         return tanh(x), splat_f64(TANH)
-    kept = select(x > none, x, none)
+    kept = select(x <= none, none, x)
     return (kept, none) if kind == RELU else (kept * kept, none)
-
-
-@njit(nogil=True, cache=True)
-def _bounded(kind: Any, x: Any, more: Any) -> Any:
-    """-> activation(x), of its sign where it underflows, its relative bound, and the lanes of special values."""
-    none = splat_f64(0.0)
-    value, units = _value(kind, x)
-    special = bits_of(absolute(x) < splat_f64(LARGEST)) ^ 0xFFFF
-    if kind <= RELU2:
-        return value, none, special
-    relative = (units + splat_f64(more + 3.0)) * splat_f64(UNIT)
-    tiny = (absolute(value) < splat_f64(NEAR_NOTHING)) & (x != none)
-    sign = absolute(x) if kind == SIGMOID_ else x
-    value = select(tiny, copysign(splat_f64(NEAR_NOTHING), sign), value)
-    return value, select(tiny, none, relative), special
 
 
 @njit(nogil=True, cache=True)
@@ -104,14 +88,16 @@ def activate(
         at, out = x + row * x_stride, y + row * y_stride
         for k in range(0, width, 16):
             given = load_columns(F, at + k, width - k)
-            value, relative, special = _bounded(kind, given, 0.0)
-            rounded, open_ = round_once(value, absolute(value) * relative, form)
-            open_ = (open_ | special) & inside(width - k)
+            value, units = _value(kind, given)
+            if kind > RELU2:
+                units = (units + splat_f64(3.0)) * splat_f64(UNIT)
+            near, open_ = rounded(value, absolute(value) * units, form)
+            open_ &= inside(width - k)
             if open_:
                 better, unknown = _better(kind, given, splat_f64(1.0), form)
-                keep(F, out + k, rounded, open_, better, unknown | special, width - k, stuck, row, k)
+                keep(F, out + k, near, open_, better, unknown, width - k, stuck, row, k)
             else:
-                store_columns(F, out + k, rounded, width - k)
+                store_columns(F, out + k, near, width - k)
 
 
 @njit(nogil=True, cache=True)
@@ -120,22 +106,34 @@ def gated(
     last: Any, form: Any, stuck: Any,
 ) -> None:  # fmt: skip
     """Rows [first, last): activation(F[g + row·g_stride + k])·F[u + row·u_stride + k]."""
+    if kind == SILU:  # a kind that is known when this is compiled has no branches within the loop
+        _gated(F, SILU, g, g_stride, u, u_stride, y, y_stride, width, first, last, form, stuck)
+    elif kind == GELU_TANH:
+        _gated(F, GELU_TANH, g, g_stride, u, u_stride, y, y_stride, width, first, last, form, stuck)
+    else:
+        _gated(F, kind, g, g_stride, u, u_stride, y, y_stride, width, first, last, form, stuck)
+
+
+@njit(forceinline=True)
+def _gated(
+    F: Any, kind: Any, g: Any, g_stride: Any, u: Any, u_stride: Any, y: Any, y_stride: Any, width: Any, first: Any,
+    last: Any, form: Any, stuck: Any,
+) -> None:  # fmt: skip
     for row in range(first, last):
         gates, ups, out = g + row * g_stride, u + row * u_stride, y + row * y_stride
         for k in range(0, width, 16):
             gate, up = load_columns(F, gates + k, width - k), load_columns(F, ups + k, width - k)
-            value, relative, special = _bounded(kind, gate, 1.0)
+            value, units = _value(kind, gate)
             value = value * up
-            if kind == RELU2:
-                relative = splat_f64(4.0 * UNIT)
-            special |= bits_of(absolute(up) < splat_f64(LARGEST)) ^ 0xFFFF
-            rounded, open_ = round_once(value, absolute(value) * relative, form)
-            open_ = (open_ | special) & inside(width - k)
+            if kind > RELU:
+                units = (units + splat_f64(4.0)) * splat_f64(UNIT)
+            near, open_ = rounded(value, absolute(value) * units, form)
+            open_ &= inside(width - k)
             if open_:
                 better, unknown = _better(kind, gate, up, form)
-                keep(F, out + k, rounded, open_, better, unknown | special, width - k, stuck, row, k)
+                keep(F, out + k, near, open_, better, unknown, width - k, stuck, row, k)
             else:
-                store_columns(F, out + k, rounded, width - k)
+                store_columns(F, out + k, near, width - k)
 
 
 @njit(nogil=True, cache=True)
@@ -159,7 +157,8 @@ def _better(kind: Any, x: Any, up: Any, form: Any) -> Any:
     inner = absolute(y[0])
     y = times(y, up)
     size = absolute(y[0])
-    usual = (absolute(z[0]) < splat_f64(690.0)) & (inner > splat_f64(LEAST)) & (size > splat_f64(LEAST))
+    least, largest = splat_f64(LEAST), splat_f64(LARGEST)
+    usual = (absolute(z[0]) < splat_f64(690.0)) & (inner > least) & (size > least) & (size < largest)
     return round_pair(y[0], y[1], select(usual, size * splat_f64(2.0**-85), splat_f64(1e300)), form)
 
 
@@ -175,6 +174,9 @@ def softcap(
         for k in range(0, width, 16):
             given = load_columns(F, at + k, width - k)
             value = tanh(given / by) * by
-            rounded, open_ = round_once(value, absolute(value) * relative, form)
-            open_ = (open_ | bits_of(absolute(given) < splat_f64(LARGEST)) ^ 0xFFFF) & inside(width - k)
-            keep(F, out + k, rounded, open_, rounded, open_, width - k, stuck, row, k)
+            near, open_ = rounded(value, absolute(value) * relative, form)
+            open_ &= inside(width - k)
+            if open_:
+                keep(F, out + k, near, open_, near, open_, width - k, stuck, row, k)
+            else:
+                store_columns(F, out + k, near, width - k)

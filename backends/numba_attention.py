@@ -37,8 +37,8 @@ from lepton_ref.backends.numba_attention_rows import (
     weights_of,
 )  # fmt: skip
 from lepton_ref.backends.numba_functions import EXP, TANH
-from lepton_ref.backends.numba_rounding import as_f32, round_once, splat_f64, to_f64
-from lepton_ref.backends.numba_rows import store_columns
+from lepton_ref.backends.numba_rounding import as_f32, splat_f64, to_f64
+from lepton_ref.backends.numba_rows import rounded, store_columns
 from lepton_ref.backends.numba_stuck import push
 from lepton_ref.backends.numba_vectors import lane
 
@@ -229,13 +229,13 @@ def _attend(
             size = to_f64(as_f32(load_ints(ints, unit.maxima + unit.padded + c)))
             bound = size * splat_f64(relative) + splat_f64(unit.slots * 2.0**-1000) * (size + splat_f64(1.0))
             value = load(W, unit.results + row * unit.padded + c) / splat_f64(sums)
-            rounded, open_ = round_once(value, bound, form)
-            store_columns(F, y + c, rounded, unit.width - c)
+            near, open_ = rounded(value, bound, form)
+            store_columns(F, y + c, near, unit.width - c)
             if open_ and relative < np.inf:
                 weighed_ = sizes_of(unit, values, W, longs, row, c) / splat_f64(sums)
                 bound = weighed_ * splat_f64(relative * (1 + 2.0**-9)) + size * splat_f64(_distances(unit))
                 bound = bound + splat_f64(unit.slots * 2.0**-1000) * (size + splat_f64(1.0))
-                again, still = round_once(value, bound, form)
+                again, still = rounded(value, bound, form)
                 open_ &= still
                 store_columns(F, y + c, again, unit.width - c)
             if open_ == 0:

@@ -28,8 +28,8 @@ from lepton_ref.backends.numba_double import (
     splat_f64,
     two_sum,
 )  # fmt: skip
-from lepton_ref.backends.numba_rounding import round_once, to_f64
-from lepton_ref.backends.numba_rows import inside, keep, load_columns, load_floats, store_columns
+from lepton_ref.backends.numba_rounding import to_f64
+from lepton_ref.backends.numba_rows import inside, keep, load_columns, load_floats, rounded, store_columns
 from lepton_ref.backends.numba_stuck import push
 from lepton_ref.backends.numba_vectors import absolute, bits_of, fma, sqrt, total
 
@@ -55,12 +55,12 @@ def rms_norm(
             inverse, shift, unit = splat_f64(1.0 / root), splat_f64(offset), splat_f64(units)
             for k in range(0, width, 16):
                 value = load_columns(F, at + k, width - k) * (load_columns(V, w + k, width - k) + shift) * inverse
-                rounded, open_ = round_once(value, absolute(value) * unit, form)
+                near, open_ = rounded(value, absolute(value) * unit, form)
                 if open_ & inside(width - k):
                     better, unknown = _better(F, at, V, w, k, width, eps, offset, form)
-                    keep(F, out + k, rounded, open_, better, unknown, width - k, stuck, row, head * width + k)
+                    keep(F, out + k, near, open_, better, unknown, width - k, stuck, row, head * width + k)
                 else:
-                    store_columns(F, out + k, rounded, width - k)
+                    store_columns(F, out + k, near, width - k)
 
 
 @njit(nogil=True, cache=True)
@@ -88,9 +88,9 @@ def _better(F: Any, at: Any, V: Any, w: Any, k: Any, width: Any, eps: Any, offse
         low = low + lost
     square = quotient(totals(high, low), (splat_f64(np.float64(width)), splat_f64(0.0)))
     square = add_pairs(square, (splat_f64(eps), splat_f64(0.0)))
-    near = sqrt(square[0])
-    rest = fma(splat_f64(0.0) - near, near, square[0]) + square[1]
-    root = fast_two_sum(near, rest / (near + near))
+    first = sqrt(square[0])
+    rest = fma(splat_f64(0.0) - first, first, square[0]) + square[1]
+    root = fast_two_sum(first, rest / (first + first))
     weight = two_sum(load_columns(V, w + k, width - k), splat_f64(offset))
     top = product(weight, (load_columns(F, at + k, width - k), splat_f64(0.0)))
     y = quotient(top, root)
@@ -128,10 +128,13 @@ def layer_norm(
                 bias = load_columns(V, b + k, width - k)
                 value, bound = value + bias, bound + absolute(bias)
             moved = (rho_ + (absolute(centred) + rho_) * grows) * factor * absolute(weight)
-            rounded, open_ = round_once(value, bound * relative + moved, form)
-            near = (absolute(centred) <= rho_ + rho_) & ((weight == none) | (absolute(weight) == splat_f64(np.inf)))
-            open_ = (open_ | bits_of(near)) & inside(width - k)
-            keep(F, out + k, rounded, open_, rounded, open_, width - k, stuck, row, k)
+            near, open_ = rounded(value, bound * relative + moved, form)
+            level = (absolute(centred) <= rho_ + rho_) & ((weight == none) | (absolute(weight) == splat_f64(np.inf)))
+            open_ = (open_ | bits_of(level)) & inside(width - k)
+            if open_:
+                keep(F, out + k, near, open_, near, open_, width - k, stuck, row, k)
+            else:
+                store_columns(F, out + k, near, width - k)
 
 
 @njit(nogil=True, cache=True)

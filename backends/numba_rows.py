@@ -9,10 +9,11 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
-from lepton_ref.backends.numba_rounding import splat_f32, to_f64
+from lepton_ref.backends.numba_rounding import as_bits, round_once, splat_f32, splat_i32, to_f32, to_f64
 from lepton_ref.backends.numba_stuck import push
-from lepton_ref.backends.numba_vectors import F32X16, F64X16, lane, loader, storer
+from lepton_ref.backends.numba_vectors import F32X16, F64X16, bits_of, converter, lane, loader, select, storer
 
+opposite = converter(F64X16, F64X16, lambda builder, value, target: builder.fneg(value))
 load_floats, store_floats = loader(F32X16), storer(F32X16)
 
 
@@ -40,28 +41,49 @@ def with_double(typing: Any, vector: Any, index: Any, number: Any) -> Any:
     return vector(vector, types.int64, types.float64), emit
 
 
-@njit(nogil=True, cache=True)
+@njit(forceinline=True)
 def load_columns(F: Any, at: Any, count: Any) -> Any:
     """Sixteen numbers of which the first `count` are F[at …], the others 0, as float64."""
     if count >= 16:
         return to_f64(load_floats(F, at))
+    return _load_part(F, at, count)
+
+
+@njit(nogil=True, cache=True)
+def _load_part(F: Any, at: Any, count: Any) -> Any:
     value = splat_f32(np.float32(0.0))
     for k in range(count):
         value = with_lane(value, k, F[at + k])
     return to_f64(value)
 
 
-@njit(nogil=True, cache=True)
+@njit(forceinline=True)
 def store_columns(F: Any, at: Any, value: Any, count: Any) -> None:
     """The first `count` of sixteen numbers to F[at …]."""
     if count >= 16:
         store_floats(F, at, value)
-        return
+    else:
+        _store_part(F, at, value, count)
+
+
+@njit(nogil=True, cache=True)
+def _store_part(F: Any, at: Any, value: Any, count: Any) -> None:
     for k in range(count):
         F[at + k] = lane(value, k)
 
 
-@njit(nogil=True, cache=True)
+@njit(forceinline=True)
+def rounded(value: Any, bound: Any, form: Any) -> Any:
+    """As `numba_rounding.round_once`, without a call where the format is fp32; there NaN leaves its lane open."""
+    if form != 0:
+        return round_once(value, bound, form)
+    low, high = to_f32(value - bound), to_f32(opposite(value) - bound)  # −high, so that −0 stays what it is
+    low_bits = as_bits(low)
+    open_ = bits_of((low_bits ^ splat_i32(np.int32(-(2**31)))) != as_bits(high)) | bits_of(low != low)
+    return select(low == low, low, splat_f32(np.float32(np.nan))), open_
+
+
+@njit(forceinline=True)
 def inside(count: Any) -> Any:
     """The bits of those lanes that are among the first `count`."""
     return (np.int64(1) << min(count, 16)) - 1
