@@ -9,6 +9,8 @@ Rows behind the last are zeros. A quantised weight whose decoding to float32 rou
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ F32, BF16, F16 = 32, 33, 34
 KINDS = {"F32": F32, "BF16": BF16, "F16": F16}
 """Format of a dense weight → the kind of its panels."""
 
-STORED = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<f2")}
+STORED: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<f2")}
 ALIGNMENT = 64
 STEP = 1 << 21
 """Elements packed at a time."""
@@ -31,7 +33,7 @@ STEP = 1 << 21
 def pack_dense(weight: Weight, /) -> Panels | None:
     """`(O, I) -> Panels` of a matrix: dense weights as stored, others decoded to float32.
 
-    None for what decodes to float64, and for what is no matrix.
+    None for what decodes to float64, and for what is no matrix; see also `lepton_ref.backends.numba_panels_real`.
     """
     base = weight.base if isinstance(weight, Kept) else weight
     if len(base.shape) != 2 or 0 in base.shape or base.format == "F64" or base.operand_width != base.shape[1]:

@@ -37,7 +37,7 @@ def pack_real(weight: Weight, /) -> Panels | None:
     return pack_dense(weight)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _exact(kind: Any, W: Any, at: Any, panels: Any, blocks: Any) -> bool:
     """Whether every code that may stand in a block stands for a float32."""
     largest = LARGEST[kind]

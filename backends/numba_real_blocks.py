@@ -8,8 +8,18 @@ import numpy as np
 from numba import njit
 
 from lepton_ref.backends.numba_bytes import (
-    half_to_f64, int_to_f64, load_bytes, load_bytes16, load_f32, load_halves, load_i32, one_i64, signed_to_i32, store_f64,
-    unsigned_to_i32, with_bits45,
+    half_to_f64,
+    int_to_f64,
+    load_bytes,
+    load_bytes16,
+    load_f32,
+    load_halves,
+    load_i32,
+    one_i64,
+    signed_to_i32,
+    store_f64,
+    unsigned_to_i32,
+    with_bits45,
 )  # fmt: skip
 from lepton_ref.backends.numba_dot import high_nibbles, low_nibbles, with_bit4
 from lepton_ref.backends.numba_panels import OFFSETS
@@ -20,7 +30,7 @@ from lepton_ref.backends.numba_vectors import converter, shifted_right
 as_words = converter(I8X64, I32X16, lambda builder, value, target: builder.bitcast(value, target))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def pair(kind: Any, W: Any, codes: Any, high: Any, j: Any) -> Any:
     """Vectors j and j + 4 of a block's codes, from 0 on; `high` is the place of its upper bits."""
     if kind == 0 or kind == 8:
@@ -36,7 +46,7 @@ def pair(kind: Any, W: Any, codes: Any, high: Any, j: Any) -> Any:
     return low, upper
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def scales_of(kind: Any, W: Any, w0: Any, at: Any, panel: Any, blocks: Any, b: Any) -> Any:
     """Scale and minimum of a block, so that an element is scale·(code − offset) + minimum.
 
@@ -60,7 +70,7 @@ def scales_of(kind: Any, W: Any, w0: Any, at: Any, panel: Any, blocks: Any, b: A
     return first, scale * int_to_f64(signed_to_i32(load_bytes16(W, fine + 16)))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def unpack_block(kind: Any, W: Any, w0: Any, at: Any, panel: Any, width: Any, b: Any, S: Any, s: Any) -> None:
     """The 32 columns of a block in float64, exact: S[s + 32·k + r]."""
     blocks = (width + 31) // 32
@@ -77,10 +87,7 @@ def unpack_block(kind: Any, W: Any, w0: Any, at: Any, panel: Any, width: Any, b:
             factor = other if kind == 7 and half == 1 else scale
             for i in range(4):
                 code = (shifted_right(four, 8 * i) & splat_i32(np.int32(255))) - offset
-                if kind >= 8:
-                    value = (int_to_f64(code) - other) * factor
-                else:
-                    value = int_to_f64(code) * factor
+                value = (int_to_f64(code) - other) * factor if kind >= 8 else int_to_f64(code) * factor
                 if minimum:
                     value = value + other
                 store_f64(S, s + 32 * (16 * half + 4 * j + i), value)

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_dot import Isa, chosen
 from lepton_ref.backends.numba_panels import Panels
-from lepton_ref.backends.numba_real import COLUMNS, ROWS, prepare_rows, real_linear
+from lepton_ref.backends.numba_panels_dense import F32
+from lepton_ref.backends.numba_real import ROWS, prepare_rows, real_linear
+from lepton_ref.backends.numba_real_rows import COLUMNS
 from lepton_ref.backends.numba_real_tile import BREADTH, HEIGHT
 from lepton_ref.backends.numba_threads import Team
 
@@ -17,16 +19,19 @@ from lepton_ref.backends.numba_threads import Team
 def prepared_sizes(kind: int, rows: int, width: int) -> tuple[int, int]:
     """Doubles of P and bytes of D that `prepare_rows` fills for one call."""
     blocks = -(-width // 32)
-    return _padded(rows) * (width + 1) + 3 * blocks * rows, 160 * blocks * rows
+    if kind >= F32:
+        return _padded(rows) * (width + 1), 0
+    return _padded(rows) + 3 * blocks * rows, 160 * blocks * rows
 
 
 def scratch_size(kind: int, rows: int, width: int) -> int:
     """Doubles of S, of each thread."""
-    return BREADTH * (COLUMNS + min(_padded(rows), ROWS))
+    more = BREADTH * min(_padded(rows), ROWS) if kind >= F32 else 16 * rows + 96 * -(-width // 32)
+    return int(BREADTH * COLUMNS + more)
 
 
 def _padded(rows: int) -> int:
-    return -(-rows // HEIGHT) * HEIGHT
+    return int(-(-rows // HEIGHT) * HEIGHT)
 
 
 def linear(

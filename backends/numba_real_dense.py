@@ -15,7 +15,7 @@ from lepton_ref.backends.numba_vectors import fma, storer
 store_f64 = storer(F64X16)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _dot(stored: Any, W: Any, start: Any, X: Any, x: Any, width: Any) -> Any:
     a = b = c = d = splat_f64(-0.0)
     whole = width - width % 4
@@ -29,7 +29,7 @@ def _dot(stored: Any, W: Any, start: Any, X: Any, x: Any, width: Any) -> Any:
     return (a + b) + (c + d)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def dense_dot(kind: Any, W: Any, codes: Any, panel: Any, X: Any, x: Any, width: Any) -> Any:
     """`-> f64`: sixteen outputs, each within γ_{width/4 + 5} of Σ |x·w|; a sum of zeros alone has its sign."""
     if kind == F32:
@@ -39,13 +39,13 @@ def dense_dot(kind: Any, W: Any, codes: Any, panel: Any, X: Any, x: Any, width: 
     return _dot(f16(), W, codes + 32 * panel * width, X, x, width)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _unpack(stored: Any, W: Any, start: Any, first: Any, last: Any, S: Any, s: Any) -> None:
     for k in range(first, last):
         store_f64(S, s + 32 * (k - first), weights(stored, W, start, 16 * k))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def dense_unpack(kind: Any, W: Any, codes: Any, panel: Any, width: Any, first: Any, last: Any, S: Any, s: Any) -> None:
     """Columns [first, last) of a panel as float64: S[s + 32·(k − first) + r]."""
     if kind == F32:

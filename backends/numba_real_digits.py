@@ -21,7 +21,16 @@ from lepton_ref.backends.numba_real_kinds import load_some
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 from lepton_ref.backends.numba_types import F64X16, I8X16, I64X16
 from lepton_ref.backends.numba_vectors import (
-    absolute, converter, fma, largest, rint, select, shifted_right, splatter, storer, total,
+    absolute,
+    converter,
+    fma,
+    largest,
+    rint,
+    select,
+    shifted_right,
+    splatter,
+    storer,
+    total,
 )  # fmt: skip
 
 DIGITS = 5
@@ -35,7 +44,7 @@ to_i64 = converter(F64X16, I64X16, lambda builder, value, target: builder.fptosi
 to_i8 = converter(I64X16, I8X16, lambda builder, value, target: builder.trunc(value, target))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _numbers(F: Any, x: Any, left: Any) -> Any:
     """Sixteen numbers, or `left` and zeros; 0 for NaN and ∞, beside which nothing here counts."""
     if left >= 16:
@@ -47,7 +56,7 @@ def _numbers(F: Any, x: Any, left: Any) -> Any:
     return select(absolute(value) < splat_f64(np.inf), value, splat_f64(0.0))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def cut(F: Any, x: Any, width: Any, D: Any, d: Any, P: Any, p: Any) -> float:
     """One row into digits, D[d + 160·block + 32·j + i]; returns at least ‖r‖.
 

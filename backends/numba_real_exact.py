@@ -29,7 +29,7 @@ from_bits64 = converter(I64X16, F64X16, lambda builder, value, target: builder.b
 UPWARD = 1 + 2.0**-20
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def two_sum(a: Any, b: Any) -> Any:
     """`(f64, f64) -> f64, f64`: the rounded sum, and what it lost, exactly."""
     s = a + b
@@ -37,13 +37,13 @@ def two_sum(a: Any, b: Any) -> Any:
     return s, (a - (s - t)) + (b - t)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def same_sign(a: Any, b: Any) -> Any:
     """`(f64, f64) -> mask`: whether both have one sign."""
     return (bits64(a) ^ bits64(b)) >= splat_i64(np.int64(0))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def to_odd(high: Any, low: Any) -> Any:
     """`(f64, f64) -> f64`: high + low rounded to odd, |low| ≤ half a unit of high."""
     bits = bits64(high)
@@ -54,7 +54,7 @@ def to_odd(high: Any, low: Any) -> Any:
     return from_bits64(select(low == splat_f64(0.0), bits, select(even, moved, bits)))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def add_term(term: Any, sums: Any) -> Any:
     """`(f64, (s, c, b)) -> (s, c, b)` with one term more."""
     s, c, b = sums
@@ -63,7 +63,7 @@ def add_term(term: Any, sums: Any) -> Any:
     return s, c, b + absolute(lost)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def add_products(S: Any, s0: Any, count: Any, F: Any, x: Any, sums: Any) -> Any:
     """`(s, c, b) -> (s, c, b)` with the products of `count` numbers x and as many vectors of weights, 32 apart."""
     for k in range(count):
@@ -71,7 +71,7 @@ def add_products(S: Any, s0: Any, count: Any, F: Any, x: Any, sums: Any) -> Any:
     return sums
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def decide(sums: Any, form: Any) -> Any:
     """`(s, c, b) -> f32, int64`: the sums rounded once, and the lanes that b leaves open."""
     s, c, b = sums

@@ -45,6 +45,7 @@ def _maker(stored: str) -> Any:
 f32, bf16, f16 = _maker("f32"), _maker("bf16"), _maker("f16")
 eight, four, five = _maker("eight"), _maker("four"), _maker("five")
 six_low, six_high = _maker("six_low"), _maker("six_high")
+eight_low, eight_high = _maker("eight_low"), _maker("eight_high")
 
 
 @intrinsic

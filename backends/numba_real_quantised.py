@@ -21,7 +21,14 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from lepton_ref.backends.numba_bytes import (
-    half_to_f64, int_to_f64, load_bytes16, load_f32, load_halves, load_i32, signed_to_i32, unsigned_to_i32,
+    half_to_f64,
+    int_to_f64,
+    load_bytes16,
+    load_f32,
+    load_halves,
+    load_i32,
+    signed_to_i32,
+    unsigned_to_i32,
 )  # fmt: skip
 from lepton_ref.backends.numba_dot import IsaType, dotted
 from lepton_ref.backends.numba_real_kinds import StoredType, eight, five, four, six_high, six_low
@@ -33,14 +40,14 @@ UNIT = 2.0**-53
 UPWARD = 1 + 2.0**-20
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def roundings(blocks: Any) -> Any:
     """How many units of roundings the bound counts."""
     return 2 * blocks + 10
 
 
-@njit(nogil=True, cache=True)
-def whole_length(length: Any, left: Any, blocks: Any) -> float:
+@njit(nogil=True, cache=True, _nrt=False)
+def whole_length(length: Any, left: Any, blocks: Any) -> Any:
     """‖x‖ so much longer that the bound covers the remainder too; NaN for zeros, whose signs digits do not have."""
     if length == 0.0:
         return np.nan
@@ -55,8 +62,9 @@ def block_sum(typing: Any, isa: Any, stored: Any, w: Any, codes: Any, high: Any,
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         def at(which: int, start: Any, offset: int, llvm: Any) -> Any:
-            place = builder.add(start, ir.Constant(I64, offset))
-            value = builder.load(pointer(context, builder, signature.args[which], args[which], place, llvm))
+            first = pointer(context, builder, signature.args[which], args[which], start, ir.IntType(8))
+            place = builder.gep(first, [ir.Constant(I64, offset)])
+            value = builder.load(builder.bitcast(place, llvm.as_pointer()))
             value.align = 1
             return value
 
@@ -87,8 +95,9 @@ def _fma(builder: Any) -> Any:
 def _code_vectors(builder: Any, layout: str, at: Callable[[Any, int, Any], Any], codes: Any, high: Any) -> Any:
     """Yield (number, vector): the codes of inputs 4·number … 4·number + 3 of the block, from 0 on."""
     vector = I8X64.llvm
-    if layout == "eight":
-        yield from ((j, at(codes, 64 * j, vector)) for j in range(8))
+    if layout in ("eight", "eight_low", "eight_high"):
+        first, last = {"eight": (0, 8), "eight_low": (0, 4), "eight_high": (4, 8)}[layout]
+        yield from ((j, at(codes, 64 * j, vector)) for j in range(first, last))
         return
     for j in range(4):
         both = at(codes, 64 * j, vector)
@@ -112,7 +121,7 @@ def _moved(builder: Any, value: Any, up: int, mask: int) -> Any:
     return builder.and_(builder.bitcast(moved if up else value, value.type), ir.Constant(value.type, [mask] * 64))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _plain(
     isa: Any, stored: Any, offset: Any, step: Any, W: Any, codes: Any, high: Any, scales: Any, blocks: Any,
     D: Any, d: Any, P: Any, p: Any,
@@ -126,7 +135,7 @@ def _plain(
     return value
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _with_minimum(
     isa: Any, stored: Any, W: Any, codes: Any, high: Any, scales: Any, blocks: Any, D: Any, d: Any, P: Any, p: Any
 ) -> Any:
@@ -140,7 +149,7 @@ def _with_minimum(
     return value + least
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _k(
     isa: Any, stored: Any, W: Any, codes: Any, high: Any, scales: Any, fine: Any, blocks: Any,
     D: Any, d: Any, P: Any, p: Any,
@@ -160,7 +169,7 @@ def _k(
     return value - least
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _six(
     isa: Any, W: Any, codes: Any, high: Any, scales: Any, fine: Any, blocks: Any, D: Any, d: Any, P: Any, p: Any
 ) -> Any:
@@ -178,7 +187,7 @@ def _six(
     return value + other
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def _groups(
     isa: Any, stored: Any, step: Any, shared: Any, W: Any, codes: Any, scales: Any, blocks: Any,
     D: Any, d: Any, P: Any, p: Any,
@@ -194,7 +203,7 @@ def _groups(
     return value
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def quantised_dot(
     isa: Any, kind: Any, W: Any, w0: Any, at: Any, panel: Any, width: Any, D: Any, d: Any, P: Any, p: Any
 ) -> Any:

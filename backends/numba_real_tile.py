@@ -28,7 +28,7 @@ STRIPS = {"vnni": (32, 8), "avx2": (8, 4), "plain": (8, 4)}
 
 
 @intrinsic
-def tile(typing: Any, isa: Any, x: Any, x0: Any, w: Any, w0: Any, c: Any, c0: Any, count: Any) -> Any:
+def tile(typing: Any, isa: Any, X: Any, x: Any, W: Any, w: Any, C: Any, c: Any, count: Any) -> Any:
     """See the top of the page; `count` is at least 1."""
     if not isinstance(isa, IsaType):
         return None
@@ -36,13 +36,13 @@ def tile(typing: Any, isa: Any, x: Any, x0: Any, w: Any, w0: Any, c: Any, c0: An
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         double = ir.DoubleType()
-        starts = [pointer(context, builder, signature.args[i], args[i], args[i + 1], double) for i in (1, 3, 5)]
+        x, w, c = (pointer(context, builder, signature.args[i], args[i], args[i + 1], double) for i in (1, 3, 5))
         for strip in range(0, BREADTH, columns):
-            _strip(builder, *starts, args[7], range(strip, strip + columns, lanes), lanes)
+            _strip(builder, x, w, c, args[7], range(strip, strip + columns, lanes), lanes)
         return context.get_dummy_value()
 
     number = types.int64
-    return types.none(isa, x, number, w, number, c, number, number), emit
+    return types.none(isa, X, number, W, number, C, number, number), emit
 
 
 def _strip(builder: Any, x: Any, w: Any, c: Any, count: Any, columns: range, lanes: int) -> None:

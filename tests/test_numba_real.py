@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from strategies import Fill, any_numbers, moderate
 
 from lepton_ref.backends.numba_dot import Isa, available
 from lepton_ref.backends.numba_panels import Panels
-from lepton_ref.backends.numba_panels_dense import BF16, F16, F32, pack_dense
 from lepton_ref.backends.numba_panels_real import pack_real
 from lepton_ref.backends.numba_real_call import linear
 from lepton_ref.backends.numpy_backend import NumpyBackend
@@ -24,7 +22,6 @@ from lepton_ref.storage import FORMATS
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockQuantised
 from lepton_ref.storage.dense import Dense
-from lepton_ref.storage.kept import Kept
 
 NUMPY = NumpyBackend()
 PRECISIONS = ("reference", "bf16", "fp16")
