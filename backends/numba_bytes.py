@@ -66,7 +66,38 @@ def loader_at(vector: Vector) -> Any:
     return load
 
 
-f32_at, f64_at = loader_at(F32X16), loader_at(F64X16)
+f32_at, f64_at, i32_at = loader_at(F32X16), loader_at(F64X16), loader_at(I32X16)
+bytes_at, bytes16_at, halves_at = loader_at(I8X64), loader_at(I8X16), loader_at(I16X16)
+
+
+def scalar_at(element: str) -> Any:
+    """`(address) -> number`."""
+
+    @intrinsic
+    def load(typing: Any, place: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            value = builder.load(builder.inttoptr(args[0], ELEMENTS[element].as_pointer()))
+            value.align = 1
+            return value
+
+        return SCALARS[element](types.int64), emit
+
+    return load
+
+
+one_f64_at, one_i64_at, one_i32_at = (scalar_at(element) for element in ("f64", "i64", "i32"))
+
+
+@intrinsic
+def four_at(typing: Any, place: Any) -> Any:
+    """`(address) -> vector`: four consecutive bytes, sixteen times."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = builder.load(builder.inttoptr(args[0], I32.as_pointer()))
+        word.align = 1
+        return builder.bitcast(splatted(builder, word, 16), I8X64.llvm)
+
+    return I8X64(types.int64), emit
 
 
 def scalar_loader(element: str) -> Any:

@@ -26,29 +26,29 @@ from lepton_ref.backends.numba_panels import Panels
 
 
 @njit(nogil=True)
-def one_row(isa: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, panel: Any, blocks: Any) -> Any:
-    """Sixteen sums."""
-    p, s, h = w0 + at[0] + 256 * blocks * panel, w0 + at[1], w0 + at[3]
+def one_row(isa: Any, kind: Any, places: Any, q: Any, d: Any, sums: Any, panel: Any, blocks: Any) -> Any:
+    """Sixteen sums. places: addresses of codes, scales, fine scales, high bits; the blocks that share a scale."""
+    codes, scales, fine, high, shared = places
+    p, s, h = codes + 256 * blocks * panel, scales, high
     if kind == 0:
-        return q8_0(isa, W, p + 256 * blocks * panel, s + 32 * blocks * panel, q, d, sums, blocks)
+        return q8_0(isa, p + 256 * blocks * panel, s + 32 * blocks * panel, q, d, sums, blocks)
     if kind == 1:
-        return q4_0(isa, W, p, s + 32 * blocks * panel, q, d, sums, blocks)
+        return q4_0(isa, p, s + 32 * blocks * panel, q, d, sums, blocks)
     if kind == 2:
-        return q4_1(isa, W, p, s + 64 * blocks * panel, q, d, sums, blocks)
+        return q4_1(isa, p, s + 64 * blocks * panel, q, d, sums, blocks)
     if kind in (3, 4):
         least = kind == 4
         s += (64 if least else 32) * blocks * panel
-        return q5(isa, W, p, s, h + 64 * blocks * panel, least, q, d, sums, blocks)
-    shared = at[5]
-    groups, f = (blocks + shared - 1) // shared, w0 + at[2] + 32 * blocks * panel
+        return q5(isa, p, s, h + 64 * blocks * panel, least, q, d, sums, blocks)
+    groups, f = (blocks + shared - 1) // shared, fine + 32 * blocks * panel
     if kind in (5, 6):
         s += 64 * groups * panel
-        return k_quant(isa, W, p, s, f, h + 64 * blocks * panel, kind == 6, q, d, sums, blocks)
+        return k_quant(isa, p, s, f, h + 64 * blocks * panel, kind == 6, q, d, sums, blocks)
     if kind == 7:
-        return q6_k(isa, W, p, s + 32 * groups * panel, f, h + 128 * blocks * panel, q, d, sums, blocks)
+        return q6_k(isa, p, s + 32 * groups * panel, f, h + 128 * blocks * panel, q, d, sums, blocks)
     wide = kind == 8
     p += 256 * blocks * panel if wide else 0
-    return integers(isa, W, p, s + 128 * groups * panel, wide, shared, q, d, sums, blocks)
+    return integers(isa, p, s + 128 * groups * panel, wide, shared, q, d, sums, blocks)
 
 
 @njit(nogil=True, cache=True)
@@ -85,12 +85,14 @@ def integer_linear(
             bias, bias0, form, unit, scratch, stuck,
         )  # fmt: skip
         return
-    ys, biases, lengths_of = address(F), address(bias), address(W) + w0 + at[4]
+    base, ys, biases = address(W) + w0, address(F), address(bias)
+    Q, D, N, lengths_of = address(q), address(d), address(sums), base + at[4]
+    places = (base + at[0], base + at[1], base + at[2], base + at[3], at[5])
     for panel in range(first_panel, last_panel):
         count = min(np.int64(16), outputs - 16 * panel)
         bias_at = bias0 + 16 * panel if bias0 >= 0 else np.int64(-1)
         bias_place = biases + 4 * bias_at if bias0 >= 0 else np.int64(0)
-        value = one_row(isa, kind, W, w0, at, q, d, sums, panel, blocks)
+        value = one_row(isa, kind, places, Q, D, N, panel, blocks)
         y, far = y0 + 16 * panel, lengths_of + 128 * panel
         opened = finish(
             value, unit, lengths[0], lengths[1], far, reach_of(far), bias_place, ys + 4 * y, count, form

@@ -9,7 +9,8 @@ int32 dots, then adds d·scale·dot to each sum, and what its mode asks for:
     halves     the dots of either half start at −offset·Σq, are multiplied by factors, and added as integers
 
 C, S, Q and D are addresses, and places in them count bytes. Panels lie as `numba_integer_unpack` leaves them. Each term
-is exact and is added by one fused multiply-add, in the same order whatever the tile, so that a row's sums do not depend on its neighbours.
+is exact and is added by one fused multiply-add, in the same order whatever the tile, so that a row's sums do not depend
+on its neighbours.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Panels of integers of up to 8 bits with a scale and a zero point for each group of inputs, in order.
 
 Element = scale·(code − zero), codes from 0 on: of AutoGPTQ, AutoAWQ, compressed-tensors, and of `Affine`, whose signed
-codes are moved up. Codes of up to 4 bits lie as nibbles, others as bytes. A group must be whole blocks of 32 inputs that
-follow one another: with act-order there are no panels.
+codes are moved up. Codes of up to 4 bits lie as nibbles, others as bytes. A group must be whole blocks of 32 inputs
+that follow one another: with act-order there are no panels.
 """
 
 from __future__ import annotations
