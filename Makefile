@@ -10,6 +10,8 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	then echo $$python; break; fi; done)
 VENV_PYTHON := .venv/bin/python
 PEERS_PYTHON := .venv-peers/bin/python
+BENCH_PYTHON := .venv-bench/bin/python
+ASV := cd asv_bench && env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE ../$(BENCH_PYTHON) -m asv
 
 .PHONY: help
 help: ## list the targets
@@ -51,9 +53,19 @@ demo: python ## run a real model that comes from PyPI, and check its logits agai
 	$(VENV_PYTHON) -m lepton_ref.demo
 
 .PHONY: bench
-bench: python ## speed and memory beside transformers, in the same run
+bench: python ## time, memory and error by op, format, precision and backend; the site is .asv/html
+	@"$(PYTHON)" scripts/environment.py bench
+	$(ASV) machine --yes
+	$(ASV) run --quick --show-stderr --set-commit-hash "$$(git rev-parse HEAD)"
+	$(ASV) publish
+	$(BENCH_PYTHON) asv_bench/offline_site.py .asv/html
+
+.PHONY: peers
+peers: python ## llama.cpp, transformers and onnxruntime beside us in one run; takes an hour, and to compile llama.cpp
+	@"$(PYTHON)" scripts/environment.py bench
 	@"$(PYTHON)" scripts/environment.py peers
-	$(PEERS_PYTHON) asv_bench/beside_transformers.py
+	$(if $(LLAMA_CPP_PYTHON),,@"$(PYTHON)" scripts/environment.py llama)
+	$(BENCH_PYTHON) scripts/peers.py --measure $(if $(LLAMA_CPP_PYTHON),--llama-cpp $(LLAMA_CPP_PYTHON))
 
 .PHONY: bench-round-once
 bench-round-once: python ## what the proof costs: reference beside float32 BLAS, and what was repaired
@@ -90,5 +102,5 @@ golden: python ## make every golden anew, from transformers and llama.cpp
 
 .PHONY: clean
 clean: ## remove the environments, caches and build products
-	rm -rf .venv .venv-peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-bench .venv-llama .asv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

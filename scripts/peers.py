@@ -268,6 +268,8 @@ def main() -> int:
                 run.model(name, threads, engines)
         for name in args.models:
             run.start(name, max(args.threads), engines)
+    if not args.record.exists():
+        raise SystemExit(f"{args.record} is not there: measure with `make peers`")
     if args.record == peers_page.RECORD:
         peers_page.write(json.loads(args.record.read_text(encoding="utf-8")))
     return 0
