@@ -1,4 +1,4 @@
-"""The parts of the Numba backend's linear layers against integers and fractions, each with bugs that its check catches."""
+"""Parts of the Numba backend's linear layers against integers and fractions, with bugs that each check catches."""
 
 from __future__ import annotations
 
@@ -101,14 +101,10 @@ def usual_sums(module: Any) -> None:
     wide = (rng.standard_normal((16, 40)) * np.exp2(rng.integers(-60, 60, (16, 40)))).astype(np.float32)
     zeros = np.zeros((16, 3), np.float32)
     lost = np.array([1, 2.0**-24, 2.0**-70, 2.0**-140, -(2.0**-70)], dtype=np.float32)
-    cases = [
-        (np.ones((16, 5), np.float32), lost),
-        (SIGNS, TIES),
-        (SIGNS[:, ::-1].copy(), TIES[::-1].copy()),
-        (wide, np.ones(40, np.float32)),
-        (-wide[:, ::-1].copy(), np.ones(40, np.float32)),
-    ]
-    check_sums(module, [*cases, (zeros, np.array([-1, -1, -1], np.float32)), (zeros, np.array([1, -1, 1], np.float32))])
+    ones, turned = np.ones((16, 40), np.float32), (SIGNS[:, ::-1].copy(), TIES[::-1].copy())
+    cases = [(ones[:, :5], lost), (SIGNS, TIES), turned, (wide, ones[0]), (-wide[:, ::-1].copy(), ones[0])]
+    cases += [(zeros, np.array(signs, np.float32)) for signs in ([-1, -1, -1], [1, -1, 1])]
+    check_sums(module, cases)
 
 
 def test_sums_are_exact() -> None:
