@@ -7,7 +7,7 @@ D = Σₖ |q|·maxₛ |key| over the unit's slots:
     a score errs by δ = γₙ·|scale|·D, n = K/8 + 3 or, in parts of 32, 32 + K/32, and one for the scale; the cap adds
         its tanh's 10 units and 3 to cap
     a weight errs by δ + (|d| + 1.75)·u, d its distance to the largest score, and Σ p·|d| ≤ ln S for weights of sum 1
-    the sums err by γ of 64 + S/64 (values, in parts of 64) and of S/16 + 5 (weights), the quotient by u
+    the sums err by γ of 64 + S/64 (values, in parts of 64) and of S/16 + 5 (weights), an inverse and a product by 2u
 
 so y by max |value|·(2δ + 2·(ln S + 1.75)·u + γ + γ + u)·(1 + 2⁻⁷) where δ < 2⁻¹⁰, and two units for the rounding test;
 weights below e^−708 are taken for that, which is lost beside S·2⁻¹⁰⁰⁰ of the largest value. Maxima are of float32's
@@ -22,25 +22,18 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from lepton_ref.backends.numba_attention_exact import row_weights, settle, zero_of
+from lepton_ref.backends.numba_attention_exact import U, round_row, settle_row
 from lepton_ref.backends.numba_attention_rows import (
     QUERIES_PART,
     VALUES_PART,
     Unit,
     largest_products,
-    load,
-    load_ints,
     queries_of,
     scores_of,
-    sizes_of,
     weigh,
     weights_of,
 )  # fmt: skip
 from lepton_ref.backends.numba_functions import EXP, TANH
-from lepton_ref.backends.numba_rounding import as_f32, splat_f64, to_f64
-from lepton_ref.backends.numba_rows import rounded, store_columns
-from lepton_ref.backends.numba_stuck import push
-from lepton_ref.backends.numba_vectors import lane
 
 (
     BATCH, TOKENS, HEADS, KV_HEADS, WIDTH, QUERIES, Q, Q_STRIDE, Y, Y_STRIDE, TABLE, TABLE_STRIDE, BLOCK, STRIDE_BLOCK,
@@ -92,7 +85,7 @@ def _unit(each: Any, queries: Any, width: Any, slots: Any, w: Any) -> Any:
     maxima = keys + 16 * padded
     places = maxima + padded
     repair = places + stride
-    copies = repair + 2 * padded + 3 * stride
+    copies = repair + padded + 3 * stride + 256
     end = copies + (0 if width == padded else slots * padded)
     unit = Unit(rows, each, width, padded, slots, stride, rows > MANY, w, scores, results, keys, 2 * maxima, places)
     return unit, repair, copies, end
@@ -216,62 +209,31 @@ def _attend(
     for row in range(unit.rows, 4):
         W[unit.scores + row * unit.stride : unit.scores + (row + 1) * unit.stride] = 0.0
     weigh(unit, values, W, longs, ints)
+    distances, opens = 1.02 * math.log(unit.slots) * U, totals + (unit.rows + 15) // 16 * 16
     for row in range(unit.rows):
         t, column = begin + row // unit.each, inside + row % unit.each * unit.width
         y, q, sums = shape[Y] + t * shape[Y_STRIDE] + column, shape[Q] + t * shape[Q_STRIDE] + column, W[totals + row]
         if sums < 0.0:
             F[y : y + unit.width] = np.float32(0.0)
             continue
-        products = largest_products(unit, F, q, ints)
-        relative = _relative(unit, products, scale, cap)
-        ready, pair = False, (0.0, 0.0)
-        for c in range(0, unit.padded, 16):
-            size = to_f64(as_f32(load_ints(ints, unit.maxima + unit.padded + c)))
-            bound = size * splat_f64(relative) + splat_f64(unit.slots * 2.0**-1000) * (size + splat_f64(1.0))
-            value = load(W, unit.results + row * unit.padded + c) / splat_f64(sums)
-            near, open_ = rounded(value, bound, form)
-            store_columns(F, y + c, near, unit.width - c)
-            if open_ and relative < np.inf:
-                weighed_ = sizes_of(unit, values, W, longs, row, c) / splat_f64(sums)
-                bound = weighed_ * splat_f64(relative * (1 + 2.0**-9)) + size * splat_f64(_distances(unit))
-                bound = bound + splat_f64(unit.slots * 2.0**-1000) * (size + splat_f64(1.0))
-                again, still = rounded(value, bound, form)
-                open_ &= still
-                store_columns(F, y + c, again, unit.width - c)
-            if open_ == 0:
-                continue
+        products = largest_products(unit, F, q, ints) * abs(scale)
+        relative = _relative(unit, products, cap, distances)
+        if round_row(F, y, unit, W, longs, ints, row, 1.0 / sums, relative, opens, form):
             from_, to, mask = _seen(I, M, shape, t, low)
-            for k in range(c, min(c + 16, unit.width)):
-                if open_ >> (k - c) & 1 == 0:
-                    continue
-                if lane(size, k - c) == 0.0 and relative < np.inf:
-                    F[y + k] = zero_of(values, longs, unit, k, from_, to, mask, M)
-                    continue
-                if not ready:
-                    pair = row_weights(W, repair, F, q, unit, keys, longs, from_, to, mask, M, scale, cap)
-                    ready = True
-                settled, known = settle(W, repair, values, longs, unit, k, pair, products * abs(scale), form)
-                if known:
-                    F[y + k] = settled
-                else:
-                    push(stuck, t, column + k)
+            settle_row(
+                F, y, q, unit, W, longs, ints, row, 1.0 / sums, relative, opens, form, keys, values, from_, to, mask, M,
+                scale, cap, products, distances, repair, stuck, t, column,
+            )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def _distances(unit: Any) -> Any:
-    """What the rounding of distances to the largest score does to a numerator, relative to the largest value."""
-    return 1.02 * math.log(unit.slots) * 2.0**-53
-
-
-@njit(nogil=True, cache=True)
-def _relative(unit: Any, products: Any, scale: Any, cap: Any) -> Any:
+def _relative(unit: Any, products: Any, cap: Any, distances: Any) -> Any:
     """The bound of the page above, relative to the largest value; infinite where nothing is promised."""
-    u = 2.0**-53
     steps = min(unit.padded, QUERIES_PART) + unit.padded // QUERIES_PART + 1 if unit.many else unit.padded // 8 + 3
-    delta = products * abs(scale) * ((steps + 1) * u) * (1 + 2.0**-20) + 2.0**-1000
+    delta = products * ((steps + 1) * U) * (1 + 2.0**-20) + 2.0**-1000
     if cap > 0.0:
-        delta += cap * ((TANH + 3.0) * u)
+        delta += cap * ((TANH + 3.0) * U)
     if not delta < 2.0**-10:
         return np.inf
     sums = min(unit.slots, VALUES_PART) + unit.slots // VALUES_PART + 1 + unit.slots // 16 + 6
-    return (2.0 * delta + (2.0 * (1.01 * math.log(unit.slots) + EXP + 1.0) + sums + 4.0) * u) * (1 + 2.0**-7)
+    return (2.0 * (delta + distances) + (2.0 * EXP + sums + 7.0) * U) * (1 + 2.0**-7)

@@ -3,7 +3,7 @@ r"""Attention's second stage: elements that float64 leaves open, in double-doubl
 Products of float32 numbers are exact in float64; sums are kept in two parts, what a sum loses (two-sum) being added up
 beside it. With u = 2⁻⁵³ and D = Σₖ |q|·maxₛ |key|:
 
-    a score errs by (n·u)²·2·|scale|·D, n = K/16 + 8 additions a lane, and by 2u² of itself for the scale
+    a score errs by (n·u)²·2·|scale|·D, n = K + 2 additions, and by 2u² of itself for the scale
     a distance of two scores by twice that and 3u² of itself; below −700 its weight is less than what is lost anyway
     a weight by ε = 2·(2n² + 8)·u²·|scale|·D + 2⁻⁹⁴, exp's 2⁻⁹⁶ and 708·3u² included; it must be below 2⁻²⁰
     numerator and denominator by ε and by (3S + 8)²·u² of Σ p·|v|; the quotient by 2⁻⁹⁹
@@ -19,44 +19,27 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from lepton_ref.backends.numba_attention_rows import load, load_ints, sizes_of, store
+from lepton_ref.backends.numba_attention_tiles import turned
 from lepton_ref.backends.numba_double import (
     add,
     exp,
     fast_two_sum,
     fused,
-    lanes_turned,
     quotient,
     round_pair,
     times,
+    totals,
     two_sum,
 )  # fmt: skip
-from lepton_ref.backends.numba_rounding import splat_f64, to_f64
-from lepton_ref.backends.numba_vectors import F32X16, F64X16, lane, loader, storer
-
-load, store, load_floats = loader(F64X16), storer(F64X16), loader(F32X16)
+from lepton_ref.backends.numba_rounding import as_f32, splat_f64, to_f64
+from lepton_ref.backends.numba_rows import inside, rounded, store_columns
+from lepton_ref.backends.numba_stuck import push
+from lepton_ref.backends.numba_vectors import absolute, bits_of, fma, lane, largest, select
 
 U = 2.0**-53
 
 LOST = 2.0**-900
-
-
-@njit(nogil=True, cache=True)
-def totals(high: Any, low: Any) -> Any:
-    """Sixteen lanes of high and low parts -> one pair, in the first lane."""
-    for distance in (8, 4, 2, 1):
-        high, rest = two_sum(high, lanes_turned(high, distance))
-        low = (low + lanes_turned(low, distance)) + rest
-    return fast_two_sum(high, low)
-
-
-@njit(nogil=True, cache=True)
-def _score(W: Any, q: Any, padded: Any, keys: Any, place: Any) -> Any:
-    """Σₖ q·key as a pair in the first lane; W[q …] holds the query."""
-    high, low = splat_f64(0.0), splat_f64(0.0)
-    for k in range(0, padded, 16):
-        high, rest = two_sum(high, load(W, q + k) * to_f64(load_floats(keys, place + k)))
-        low = low + rest
-    return totals(high, low)
 
 
 @njit(nogil=True, cache=True)
@@ -69,23 +52,29 @@ def row_weights(
     After the query, filled up to sixteens, come the weights' high parts, their low parts, and which slots are seen.
     """
     p, slots = at + unit.padded, (unit.slots + 15) // 16 * 16
-    lower, marks = p + slots, p + 2 * slots
+    lower, marks, tile = p + slots, p + 2 * slots, p + 3 * slots
     for k in range(unit.padded):
         W[at + k] = F[q + k] if k < unit.width else 0.0
-    top, rest, factor = -np.inf, 0.0, splat_f64(scale)
     for s in range(slots):
-        seen = low <= s < high and (mask < 0 or M[mask + s] != 0)
-        W[p + s], W[lower + s], W[marks + s] = 0.0, 0.0, 1.0 if seen else 0.0
-        if seen:
-            pair = times(_score(W, at, unit.padded, keys, longs[unit.places + s]), factor)
-            W[p + s], W[lower + s] = lane(pair[0], 0), lane(pair[1], 0)
-            if not abs(W[p + s]) < np.inf:
-                return np.nan, np.nan
-            if W[p + s] > top:
-                top, rest = W[p + s], W[lower + s]
-    if top == -np.inf or cap > 0.0:
+        W[marks + s] = 1.0 if low <= s < high and (mask < 0 or M[mask + s] != 0) else 0.0
+    none, factor, most, healthy = splat_f64(0.0), splat_f64(scale), splat_f64(-np.inf), True
+    for s in range(0, slots, 16):
+        total, rest = none, none
+        for c in range(0, unit.padded, 16):
+            turned(keys, c, longs, unit.places + s, W, tile)
+            for k in range(16):
+                total, lost = two_sum(total, splat_f64(W[at + c + k]) * load(W, tile + 16 * k))
+                rest = rest + lost
+        pair = times(fast_two_sum(total, rest), factor)
+        seen = load(W, marks + s) > none
+        healthy = healthy and bits_of(seen) == bits_of(seen & (absolute(pair[0]) < splat_f64(np.inf)))
+        store(W, p + s, select(seen, pair[0], none))
+        store(W, lower + s, select(seen, pair[1], none))
+        most = select(seen & (pair[0] > most), pair[0], most)
+    top = largest(most)
+    if not healthy or top == -np.inf or cap > 0.0:
         return np.nan, np.nan
-    minus = splat_f64(-top), splat_f64(-rest)
+    minus = splat_f64(-top), splat_f64(0.0)
     sums, losses = splat_f64(0.0), splat_f64(0.0)
     for s in range(0, slots, 16):
         mark = load(W, marks + s)
@@ -129,7 +118,7 @@ def settle(
         return np.float32(0.0), False
     if zeros:
         return np.float32(-0.0 if minus else 0.0), True
-    additions = unit.padded / 16.0 + 8.0
+    additions = unit.padded + 2.0
     epsilon = (4.0 * additions * additions + 16.0) * U * U * products + 2.0**-94
     if not epsilon < 2.0**-20:
         return np.float32(0.0), False
@@ -148,3 +137,60 @@ def zero_of(values: Any, longs: Any, unit: Any, column: Any, low: Any, high: Any
         if (mask < 0 or M[mask + s] != 0) and not np.signbit(values[longs[unit.places + s] + column]):
             return np.float32(0.0)
     return np.float32(-0.0)
+
+
+@njit(nogil=True, cache=True)
+def round_row(
+    F: Any, y: Any, unit: Any, W: Any, longs: Any, ints: Any, row: Any, inverse: Any, relative: Any, opens: Any,
+    form: Any,
+) -> Any:  # fmt: skip
+    """Round a row's weighed values times `inverse` -> whether the largest values' bound leaves any open.
+
+    Which ones is told by bits at longs[opens …], for sixteen columns each.
+    """
+    lost = unit.slots * 2.0**-1000
+    factor, least, by, any_ = splat_f64(relative + lost), splat_f64(lost), splat_f64(inverse), np.int64(0)
+    for c in range(0, unit.padded, 16):
+        size = to_f64(as_f32(load_ints(ints, unit.maxima + unit.padded + c)))
+        value = load(W, unit.results + row * unit.padded + c) * by
+        near, open_ = rounded(value, fma(size, factor, least), form)
+        store_columns(F, y + c, near, unit.width - c)
+        open_ &= inside(unit.width - c)
+        longs[opens + c // 16] = open_
+        any_ |= open_
+    return any_ != 0
+
+
+@njit(nogil=True, cache=True)
+def settle_row(
+    F: Any, y: Any, q: Any, unit: Any, W: Any, longs: Any, ints: Any, row: Any, inverse: Any, relative: Any, opens: Any,
+    form: Any, keys: Any, values: Any, low: Any, high: Any, mask: Any, M: Any, scale: Any, cap: Any, products: Any,
+    distances: Any, at: Any, stuck: Any, t: Any, column: Any,
+) -> None:  # fmt: skip
+    """What `round_row` left open: by a closer bound, from the sizes of values as they are weighed, then exactly."""
+    lost, ready, pair = splat_f64(unit.slots * 2.0**-1000), False, (0.0, 0.0)
+    for c in range(0, unit.padded, 16):
+        open_ = longs[opens + c // 16]
+        if open_ == 0:
+            continue
+        size = to_f64(as_f32(load_ints(ints, unit.maxima + unit.padded + c)))
+        if relative < np.inf:
+            value = load(W, unit.results + row * unit.padded + c) * splat_f64(inverse)
+            closer = sizes_of(unit, values, W, longs, row, c) * splat_f64(inverse * relative * (1 + 2.0**-9))
+            near, still = rounded(value, closer + size * splat_f64(distances) + fma(size, lost, lost), form)
+            store_columns(F, y + c, near, unit.width - c)
+            open_ &= still
+        for k in range(c, min(c + 16, unit.width)):
+            if open_ >> (k - c) & 1 == 0:
+                continue
+            if lane(size, k - c) == 0.0 and relative < np.inf:
+                F[y + k] = zero_of(values, longs, unit, k, low, high, mask, M)
+                continue
+            if not ready:
+                pair = row_weights(W, at, F, q, unit, keys, longs, low, high, mask, M, scale, cap)
+                ready = True
+            settled, known = settle(W, at, values, longs, unit, k, pair, products, form)
+            if known:
+                F[y + k] = settled
+            else:
+                push(stuck, t, column + k)

@@ -41,8 +41,9 @@ KEYS_BLOCK = 64
 maxima_4, maxima_1 = maxima(4), maxima(1)
 scores_1, scores_2, scores_3, scores_4 = scores(1), scores(2), scores(3), scores(4)
 packed_8 = packed(8)
-weighed_8, weighed_4_1, weighed_4, weighed_3 = weighed(8, 1), weighed(4, 1), weighed(4, 2), weighed(3, 2)
-weighed_2, weighed_1 = weighed(2, 2), weighed(1, 4)
+weighed_8, weighed_4_1, weighed_4 = weighed(8, 1), weighed(4, 1, raise_maxima=True), weighed(4, 2, raise_maxima=True)
+weighed_3, weighed_2 = weighed(3, 2, raise_maxima=True), weighed(2, 2, raise_maxima=True)
+weighed_1 = weighed(1, 4, raise_maxima=True)
 
 
 class Unit(NamedTuple):
@@ -106,26 +107,26 @@ def scores_of(unit: Any, keys: Any, W: Any, longs: Any, ints: Any) -> None:
     """Products of all rows with all slots, unscaled, and the keys' maxima."""
     for start in range(0, unit.slots, KEYS_BLOCK):
         count = min(KEYS_BLOCK, unit.slots - start)
-        largest_of(unit, keys, longs, ints, unit.maxima, start, count)
         if unit.many:
+            largest_of(unit, keys, longs, ints, unit.maxima, start, count)
             for s in range(start, start + count, 16):
                 _turned_scores(unit, keys, W, longs, s)
         else:
             for s in range(start, start + count, 4):
-                _few_scores(unit, keys, W, longs, s)
+                _few_scores(unit, keys, W, longs, ints, s)
 
 
 @njit(nogil=True, cache=True)
-def _few_scores(unit: Any, keys: Any, W: Any, longs: Any, s: Any) -> None:
+def _few_scores(unit: Any, keys: Any, W: Any, longs: Any, ints: Any, s: Any) -> None:
     q, width, place, y = unit.queries, unit.padded, unit.places + s, unit.scores + s
     if unit.rows == 1:
-        scores_1(W, q, width, keys, longs, place, width, W, y, unit.stride)
+        scores_1(W, q, width, keys, longs, place, width, W, y, unit.stride, ints, unit.maxima)
     elif unit.rows == 2:
-        scores_2(W, q, width, keys, longs, place, width, W, y, unit.stride)
+        scores_2(W, q, width, keys, longs, place, width, W, y, unit.stride, ints, unit.maxima)
     elif unit.rows == 3:
-        scores_3(W, q, width, keys, longs, place, width, W, y, unit.stride)
+        scores_3(W, q, width, keys, longs, place, width, W, y, unit.stride, ints, unit.maxima)
     else:
-        scores_4(W, q, width, keys, longs, place, width, W, y, unit.stride)
+        scores_4(W, q, width, keys, longs, place, width, W, y, unit.stride, ints, unit.maxima)
 
 
 @njit(nogil=True, cache=True)
@@ -184,29 +185,33 @@ def weigh(unit: Any, values: Any, W: Any, longs: Any, ints: Any) -> None:
     """Weights times values for all rows, and the values' maxima."""
     for s in range(0, unit.slots, VALUES_PART):
         count, fresh = min(VALUES_PART, unit.slots - s), 1 if s == 0 else 0
-        largest_of(unit, values, longs, ints, unit.maxima + unit.padded, s, count)
+        m = unit.maxima + unit.padded
+        if unit.many:
+            largest_of(unit, values, longs, ints, m, s, count)
         place, p, c = unit.places + s, unit.scores + s, 0
         while c < unit.padded:
             y, by, wide = unit.results + c, unit.padded, unit.padded - c
-            if unit.rows > 4:
+            if unit.many:
                 for i in range(0, unit.rows, 8):
                     to = y + i * unit.padded
-                    weighed_8(W, p + i * unit.stride, unit.stride, values, c, longs, place, count, W, to, by, fresh)
+                    weighed_8(
+                        W, p + i * unit.stride, unit.stride, values, c, longs, place, count, W, to, by, fresh, ints, m
+                    )
                 c += 16
             elif unit.rows == 1 and wide >= 64:
-                weighed_1(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh)
+                weighed_1(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
                 c += 64
             elif unit.rows == 1 or wide < 32:
-                weighed_4_1(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh)
+                weighed_4_1(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
                 c += 16
             elif unit.rows == 2:
-                weighed_2(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh)
+                weighed_2(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
                 c += 32
             elif unit.rows == 3:
-                weighed_3(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh)
+                weighed_3(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
                 c += 32
             else:
-                weighed_4(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh)
+                weighed_4(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
                 c += 32
 
 

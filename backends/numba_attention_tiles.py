@@ -21,6 +21,7 @@ from lepton_ref.backends.numba_types import declared, pointer, splatted
 
 F32, F64, I32, I64 = ir.FloatType(), ir.DoubleType(), ir.IntType(32), ir.IntType(64)
 F64X16, F64X8, I32X16 = ir.VectorType(F64, 16), ir.VectorType(F64, 8), ir.VectorType(I32, 16)
+I32X8 = ir.VectorType(I32, 8)
 LONG = types.int64
 
 
@@ -74,19 +75,44 @@ def _accumulated(builder: Any, sums: list[Any], places: list[Any], fresh: Any) -
                 _store(builder, builder.fadd(_load(builder, place), builder.load(one)), place)
 
 
-def weighed(rows: int, vectors: int) -> Any:
-    """`(P, p, p_row, V, column, places, first, count, Y, y, y_row, fresh)`: Y (+)= P @ V.
+class _Maxima:
+    """Registers of a loop that hold the largest |x| of columns, as float32's bits."""
 
-    P[p + i·p_row + j] weighs slot first + j; Y[y + i·y_row + c], c < 16·vectors, is column + c of the values.
+    def __init__(self, builder: Any, out: Any, vectors: int) -> None:
+        self.builder = builder
+        self.ends = [_at(builder, out, _number(16 * c), I32X16) for c in range(vectors)]
+        self.registers = [cgutils.alloca_once(builder, I32X16) for _ in self.ends]
+        for register, end in zip(self.registers, self.ends, strict=True):
+            builder.store(_load(builder, end), register)
+
+    def take(self, place: Any) -> None:
+        """Raise them to the numbers at a place."""
+        maximum = declared(self.builder, "llvm.smax.v16i32", I32X16, [I32X16] * 2)
+        size = ir.Constant(I32X16, [0x7FFFFFFF] * 16)
+        for c, register in enumerate(self.registers):
+            bits = self.builder.and_(_load(self.builder, _at(self.builder, place, _number(16 * c), I32X16)), size)
+            self.builder.store(self.builder.call(maximum, [bits, self.builder.load(register)]), register)
+
+    def finish(self) -> None:
+        """Store them where they came from."""
+        for register, end in zip(self.registers, self.ends, strict=True):
+            _store(self.builder, self.builder.load(register), end)
+
+
+def weighed(rows: int, vectors: int, *, raise_maxima: bool = False) -> Any:
+    """`(P, p, p_row, V, column, places, first, count, Y, y, y_row, fresh, M, m)`: Y (+)= P @ V.
+
+    P[p + i·p_row + j] weighs slot first + j; Y[y + i·y_row + c], c < 16·vectors, is column + c of the values. M as in
+    `maxima`, where they are to be raised.
     """
 
     @intrinsic
     def tile(
         typing: Any, P: Any, p: Any, p_row: Any, V: Any, column: Any, places: Any, first: Any, count: Any, Y: Any,
-        y: Any, y_row: Any, fresh: Any,
+        y: Any, y_row: Any, fresh: Any, M: Any, m: Any,
     ) -> Any:  # fmt: skip
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            P_, p_, p_row_, V_, column_, places_, first_, count_, Y_, y_, y_row_, fresh_ = args
+            P_, p_, p_row_, V_, column_, places_, first_, count_, Y_, y_, y_row_, fresh_, M_, m_ = args
             kinds = signature.args
 
             def rows_of(kind: Any, array: Any, start: Any, step: Any) -> list[Any]:
@@ -97,8 +123,10 @@ def weighed(rows: int, vectors: int) -> Any:
             values = pointer(context, builder, kinds[3], V_, column_, F32)
             addresses = pointer(context, builder, kinds[5], places_, first_, I64)
             sums = _zeros(builder, rows * vectors, F64X16)
+            most = _Maxima(builder, pointer(context, builder, kinds[12], M_, m_, I32), vectors if raise_maxima else 0)
             with cgutils.for_range(builder, count_) as loop:
                 place = builder.gep(values, [builder.load(builder.gep(addresses, [loop.index]))])
+                most.take(place)
                 wide = [_widened(builder, builder.gep(place, [_number(16 * c)]), 16) for c in range(vectors)]
                 for i in range(rows):
                     weight = splatted(builder, builder.load(builder.gep(weights[i], [loop.index])), 16)
@@ -107,9 +135,10 @@ def weighed(rows: int, vectors: int) -> Any:
                         builder.store(_fma(builder, weight, wide[c], builder.load(one)), one)
             ends = [_at(builder, out[i], _number(16 * c), F64X16) for i in range(rows) for c in range(vectors)]
             _accumulated(builder, sums, ends, fresh_)
+            most.finish()
             return context.get_dummy_value()
 
-        return types.none(P, LONG, LONG, V, LONG, places, LONG, LONG, Y, LONG, LONG, LONG), emit
+        return types.none(P, LONG, LONG, V, LONG, places, LONG, LONG, Y, LONG, LONG, LONG, M, LONG), emit
 
     return tile
 
@@ -145,17 +174,18 @@ def packed(rows: int) -> Any:
 
 
 def scores(rows: int) -> Any:
-    """`(Q, q, q_row, K, places, first, count, Y, y, y_row)`: Y[y + i·y_row + j] = Σₖ Q[q + i·q_row + k]·K[place j + k].
+    """`(Q, q, q_row, K, places, first, count, Y, y, y_row, M, m)`: Y[y + i·y_row + j] = Q[q + i·q_row …]·K[place j …].
 
-    j < 4; count, the numbers of a head, is a multiple of 8.
+    j < 4; count, the numbers of a head, is a multiple of 8. M as in `maxima`.
     """
 
     @intrinsic
     def tile(
-        typing: Any, Q: Any, q: Any, q_row: Any, K: Any, places: Any, first: Any, count: Any, Y: Any, y: Any, y_row: Any
+        typing: Any, Q: Any, q: Any, q_row: Any, K: Any, places: Any, first: Any, count: Any, Y: Any, y: Any,
+        y_row: Any, M: Any, m: Any,
     ) -> Any:  # fmt: skip
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            Q_, q_, q_row_, K_, places_, first_, count_, Y_, y_, y_row_ = args
+            Q_, q_, q_row_, K_, places_, first_, count_, Y_, y_, y_row_, M_, m_ = args
             kinds = signature.args
             index = [builder.add(q_, builder.mul(q_row_, _number(i))) for i in range(rows)]
             queries = [pointer(context, builder, kinds[0], Q_, one, F64) for one in index]
@@ -165,6 +195,8 @@ def scores(rows: int) -> Any:
                 for j in range(4)
             ]
             sums = _zeros(builder, rows * 4, F64X8)
+            most, size = pointer(context, builder, kinds[10], M_, m_, I32), ir.Constant(I32X8, [0x7FFFFFFF] * 8)
+            maximum = declared(builder, "llvm.smax.v8i32", I32X8, [I32X8] * 2)
             with cgutils.for_range(builder, builder.udiv(count_, _number(8))) as loop:
                 at = builder.mul(loop.index, _number(8))
                 wide = [_widened(builder, builder.gep(key, [at]), 8) for key in keys]
@@ -173,13 +205,18 @@ def scores(rows: int) -> Any:
                     for j in range(4):
                         one = sums[4 * i + j]
                         builder.store(_fma(builder, query, wide[j], builder.load(one)), one)
+                bits = [builder.and_(_load(builder, _at(builder, key, at, I32X8)), size) for key in keys]
+                end = _at(builder, most, at, I32X8)
+                pairs = [builder.call(maximum, bits[:2]), builder.call(maximum, bits[2:])]
+                larger = builder.call(maximum, [builder.call(maximum, pairs), _load(builder, end)])
+                _store(builder, larger, end)
             for i in range(rows):
                 four = _four_totals(builder, [builder.load(one) for one in sums[4 * i : 4 * i + 4]])
                 end = builder.add(y_, builder.mul(y_row_, _number(i)))
                 _store(builder, four, pointer(context, builder, kinds[7], Y_, end, four.type))
             return context.get_dummy_value()
 
-        return types.none(Q, LONG, LONG, K, places, LONG, LONG, Y, LONG, LONG), emit
+        return types.none(Q, LONG, LONG, K, places, LONG, LONG, Y, LONG, LONG, M, LONG), emit
 
     return tile
 
@@ -214,20 +251,10 @@ def maxima(vectors: int) -> Any:
             values = pointer(context, builder, kinds[0], V_, column_, F32)
             addresses = pointer(context, builder, kinds[2], places_, first_, I64)
             out = pointer(context, builder, kinds[5], M_, m_, I32)
-            size = ir.Constant(I32X16, [0x7FFFFFFF] * 16)
-            maximum = declared(builder, "llvm.smax.v16i32", I32X16, [I32X16] * 2)
-            most = [cgutils.alloca_once(builder, I32X16) for _ in range(vectors)]
-            ends = [_at(builder, out, _number(16 * c), I32X16) for c in range(vectors)]
-            for one, end in zip(most, ends, strict=True):
-                builder.store(_load(builder, end), one)
+            most = _Maxima(builder, out, vectors)
             with cgutils.for_range(builder, count_) as loop:
-                place = builder.gep(values, [builder.load(builder.gep(addresses, [loop.index]))])
-                for c in range(vectors):
-                    bits = _load(builder, _at(builder, place, _number(16 * c), I32X16))
-                    larger = builder.call(maximum, [builder.and_(bits, size), builder.load(most[c])])
-                    builder.store(larger, most[c])
-            for one, end in zip(most, ends, strict=True):
-                _store(builder, builder.load(one), end)
+                most.take(builder.gep(values, [builder.load(builder.gep(addresses, [loop.index]))]))
+            most.finish()
             return context.get_dummy_value()
 
         return types.none(V, LONG, places, LONG, LONG, M, LONG), emit

@@ -218,3 +218,12 @@ def lanes_turned(typing: Any, vector: Any, distance: Any) -> Any:
         return found
 
     return vector(vector, types.int64), emit
+
+
+@njit(nogil=True, cache=True)
+def totals(high: Any, low: Any) -> Any:
+    """Sixteen lanes of high and low parts -> one pair, in the first lane."""
+    for distance in (8, 4, 2, 1):
+        high, rest = two_sum(high, lanes_turned(high, distance))
+        low = (low + lanes_turned(low, distance)) + rest
+    return fast_two_sum(high, low)

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from lepton_ref.backends.numba_attention_exact import totals
 from lepton_ref.backends.numba_double import add as add_pairs
 from lepton_ref.backends.numba_double import (
     fast_two_sum,
@@ -26,6 +25,7 @@ from lepton_ref.backends.numba_double import (
     quotient,
     round_pair,
     splat_f64,
+    totals,
     two_sum,
 )  # fmt: skip
 from lepton_ref.backends.numba_rounding import to_f64
