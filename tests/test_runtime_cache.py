@@ -35,7 +35,9 @@ def layers(*windows: int | None) -> tuple[KeyValueLayer, ...]:
     return tuple(KeyValueLayer(HEADS, WIDTH, window) for window in windows)
 
 
-def new_cache(windows: tuple[int | None, ...], batch: int = 1, capacity: int | None = None, **more: Any) -> ContiguousCache:
+def new_cache(
+    windows: tuple[int | None, ...], batch: int = 1, capacity: int | None = None, **more: Any
+) -> ContiguousCache:
     codec = DenseCodec(more.pop("backend", NUMPY), get_precision("reference"))
     return ContiguousCache(layers(*windows), batch=batch, capacity=capacity, rope_length=99, codec=codec, **more)
 
