@@ -6,8 +6,8 @@ of them in a block. Where several blocks share a scale, their d·dot are summed 
 term passes as many roundings, and sums are exact under the same condition (`numba_integer_finish`), whose terms are
 divided by the scale on both sides.
 
-All places are addresses. Codes are read as they lie, 64 bytes at a time. What is subtracted from all codes of a block is
-the start of its dot.
+All places are addresses. Codes are read as they lie, 64 bytes at a time. What is subtracted from all codes of a block
+is the start of its dot.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from lepton_ref.backends.numba_vectors import lane
 
 WORDS = 70
 MASK = 0xFFFFFFFF
+MINUS_ZERO = np.int64(-(2**63))
 
 
 @njit(nogil=True)
@@ -55,12 +56,10 @@ def carry(sum_: Any) -> Any:
 def to_odd_double(sum_: Any) -> Any:
     """The sum as float64 rounded to odd; +0 of an exact zero. The words are used up."""
     sign = 1.0
-    over = carry(sum_)
-    if over < 0:
+    if carry(sum_) < 0:  # what leaves the last word leaves it again below
         sign = -1.0
         for i in range(WORDS):
             sum_[i] = -sum_[i]
-        sum_[WORDS - 1] -= over << 32
         carry(sum_)
     top = WORDS - 1
     while top >= 0 and sum_[top] == 0:
@@ -137,7 +136,7 @@ def repair(
     value = to_odd_double(sum_)
     if (
         value == 0.0
-        and (bias_at < 0 or (bias[bias_at] == 0.0 and 1.0 / np.float64(bias[bias_at]) < 0.0))
+        and (bias_at < 0 or (np.float64(bias[bias_at]).view(np.int64) == MINUS_ZERO))
         and every_term_minus_zero(kind, W, w0, at, q, d, row, column, blocks, width)
     ):
         value = -0.0
