@@ -30,7 +30,6 @@ from lepton_ref.backends.numba_vectors import (
 load, store = loader(F64X16), storer(F64X16)
 load_floats, load_ints = loader(F32X16), loader(I32X16)
 
-LANES = np.arange(16.0)
 QUERIES_PART = 32
 """Numbers of a head whose products with turned keys are summed before they join the rest."""
 VALUES_PART = 64
@@ -144,37 +143,48 @@ def _turned_scores(unit: Any, keys: Any, W: Any, longs: Any, s: Any) -> None:
 def weights_of(unit: Any, W: Any, row: Any, low: Any, high: Any, mask: Any, M: Any, scale: Any, cap: Any) -> Any:
     """A row's weights in place of its scores, and their sum; −1 where it sees nothing.
 
+    The largest score times the scale, rounded, is the number that distances are taken from, in one rounding each.
+
     Slots [low, high) are seen, less those where M[mask + slot] is 0, where mask is not negative.
     """
-    at = unit.scores + row * unit.stride
-    lanes, minus = load(LANES, 0), splat_f64(-np.inf)
-    top, factor = minus, splat_f64(scale)
-    end = (unit.slots + 15) // 16 * 16
-    from_, to = splat_f64(np.float64(low)), splat_f64(np.float64(high))
-    for s in range(0, end, 16):
-        z = load(W, at + s) * factor
-        if cap > 0.0:
-            z = tanh(z / splat_f64(cap)) * splat_f64(cap)
-        if s < low or s + 16 > high:
-            number = lanes + splat_f64(np.float64(s))
-            z = select((number >= from_) & (number < to), z, minus)
-        store(W, at + s, z)
-        top = select(z > top, z, top)
+    at, end = unit.scores + row * unit.stride, (unit.slots + 15) // 16 * 16
+    begin, stop = low // 16 * 16, (high + 15) // 16 * 16
+    if high <= low:
+        begin, stop = np.int64(0), np.int64(0)
+    none, minus = splat_f64(0.0), splat_f64(-np.inf)
+    for s in range(0, begin, 16):
+        store(W, at + s, none)
+    for s in range(stop, end, 16):
+        store(W, at + s, none)
+    for s in range(begin, low):
+        W[at + s] = -np.inf
+    for s in range(high, stop):
+        W[at + s] = -np.inf
     if mask >= 0:
-        top = minus
         for s in range(low, high):
             if M[mask + s] == 0:
                 W[at + s] = -np.inf
-        for s in range(0, end, 16):
-            z = load(W, at + s)
-            top = select(z > top, z, top)
+    factor = splat_f64(scale)
+    if cap > 0.0 or scale <= 0.0:
+        by = splat_f64(cap if cap > 0.0 else 1.0)
+        for s in range(begin, stop, 16):
+            raw = load(W, at + s)
+            z = raw * factor
+            if cap > 0.0:
+                z = tanh(z / by) * by
+            store(W, at + s, select(raw > minus, z, minus))
+        factor = splat_f64(1.0)
+    top = minus
+    for s in range(begin, stop, 16):
+        z = load(W, at + s)
+        top = select(z > top, z, top)
     most = largest(top)
     if most == -np.inf:
         return -1.0
-    sums, one, none = splat_f64(0.0), splat_f64(most), splat_f64(0.0)
-    for s in range(0, end, 16):
+    sums, shift = none, none - splat_f64(most) * factor
+    for s in range(begin, stop, 16):
         z = load(W, at + s)
-        p = select(z > minus, exp(z - one), none)
+        p = select(z > minus, exp(fma(z, factor, shift)), none)
         store(W, at + s, p)
         sums = sums + p
     return total(sums)
