@@ -2,9 +2,9 @@
 
     python scripts/environment.py dev      .venv: everything that development needs
     python scripts/environment.py demo     .venv: the package, its extras and a small real model
-    python scripts/environment.py peers    .venv-peers: also transformers, and real models to run it on
+    python scripts/environment.py peers    .venv-peers: also transformers, onnxruntime, and real models to run
     python scripts/environment.py golden   .venv-peers: also llama.cpp, all that goldens are made from
-    python scripts/environment.py bench    .venv-bench: asv, Numba, onnxruntime, and real models
+    python scripts/environment.py bench    .venv-bench: asv, Numba, and real models
     python scripts/environment.py llama    .venv-llama: llama.cpp, compiled here; takes half an hour
 
 What was installed is recorded in the environment's ready.json as the last step, so an interrupted set-up leaves no

@@ -257,7 +257,7 @@ def main() -> int:
         pythons = {
             "llama_cpp": found_python(args.llama_cpp, ".venv-llama"),
             "torch": found_python(args.torch, ".venv-peers"),
-            "onnxruntime": found_python(args.onnxruntime, ".venv-bench"),
+            "onnxruntime": found_python(args.onnxruntime, ".venv-peers"),
             "ours": args.ours,
         }
         engines = [one for one in ENGINES if not args.engines or any(word in one.name for word in args.engines)]

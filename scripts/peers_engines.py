@@ -185,4 +185,8 @@ def load(question: dict[str, Any]) -> Any:
         from peers_kernels import Kernels
 
         return Kernels(question["path"], question["threads"], question["options"])
+    if question["kind"] == "onnxruntime":
+        from peers_onnx import OnnxRuntime
+
+        return OnnxRuntime(question["path"], question["threads"], question["options"])
     return KINDS[question["kind"]](question["path"], question["threads"], question["options"])

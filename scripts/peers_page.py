@@ -40,7 +40,8 @@ The same files on the same machine in one run: each engine has a process of its 
 figure is the median of {rounds} rounds. A sample during which other processes used more than 8 % of a core does not
 count; where too few others were had, the figure is marked `*`. "lepton_ref, numba" computes under `w8a8` or `w4a8`,
 8-bit activations as llama.cpp has them, but rounded once; "reference" has float32 activations. transformers runs the
-values that the file decodes to, in the type that is named.
+values that the file decodes to, in the type that is named; onnxruntime runs a graph of them, in float32 or rounded to
+its own 4-bit blocks with 8-bit activations.
 
 {machine}
 
