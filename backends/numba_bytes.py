@@ -171,16 +171,16 @@ def address(typing: Any, array: Any) -> Any:
 
 
 @intrinsic
-def prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """`(array, index)`: ask for the cache line there; an address outside the array does no harm."""
+def prefetch_at(typing: Any, place: Any) -> Any:
+    """`(address)`: ask for the cache line there; one outside of all arrays does no harm."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = pointer(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
-        function = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place.type, I32, I32, I32])
-        builder.call(function, [place, *(ir.Constant(I32, number) for number in (0, 3, 1))])
+        line = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        function = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [line.type, I32, I32, I32])
+        builder.call(function, [line, *(ir.Constant(I32, number) for number in (0, 3, 1))])
         return context.get_dummy_value()
 
-    return types.none(array, types.int64), emit
+    return types.none(types.int64), emit
 
 
 def _first(builder: Any, count: Any) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_bytes import address
@@ -22,6 +21,7 @@ from lepton_ref.backends.numba_integer_matmul import many_rows, scratch_bytes
 from lepton_ref.backends.numba_integer_matvec import integers, k_quant, q4_0, q4_1, q5, q6_k, q8_0, terms
 from lepton_ref.backends.numba_integer_repair import repair_open
 from lepton_ref.backends.numba_integer_rows import quantise_rows
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import Panels
 
 
