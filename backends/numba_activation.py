@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from lepton_ref.backends.numba_double import (
     add,
     exp,
@@ -28,6 +26,7 @@ from lepton_ref.backends.numba_double import (
     times,
 )  # fmt: skip
 from lepton_ref.backends.numba_functions import ERFC, SIGMOID, TANH, erfc, logistic, tanh
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rows import inside, keep, load_columns, rounded, store_columns
 from lepton_ref.backends.numba_vectors import absolute, select
 

@@ -20,7 +20,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_attention_exact import U, round_row, settle_row
 from lepton_ref.backends.numba_attention_rows import (
@@ -34,6 +33,7 @@ from lepton_ref.backends.numba_attention_rows import (
     weights_of,
 )  # fmt: skip
 from lepton_ref.backends.numba_functions import EXP, TANH
+from lepton_ref.backends.numba_jit import njit
 
 (
     BATCH, TOKENS, HEADS, KV_HEADS, WIDTH, QUERIES, Q, Q_STRIDE, Y, Y_STRIDE, TABLE, TABLE_STRIDE, BLOCK, STRIDE_BLOCK,

@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_attention_rows import load, load_ints, sizes_of, store
 from lepton_ref.backends.numba_attention_tiles import turned
@@ -32,6 +31,7 @@ from lepton_ref.backends.numba_double import (
     totals,
     two_sum,
 )  # fmt: skip
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_f32, splat_f64, to_f64
 from lepton_ref.backends.numba_rows import inside, rounded, store_columns
 from lepton_ref.backends.numba_stuck import push

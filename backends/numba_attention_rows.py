@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_attention_tiles import maxima, packed, scores, turned, weighed
 from lepton_ref.backends.numba_functions import exp, tanh
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_f32, splat_f64, to_f64
 from lepton_ref.backends.numba_vectors import (
     F32X16,

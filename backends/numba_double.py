@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_bits, round_to, splat_f64
 from lepton_ref.backends.numba_vectors import (
     F64X16,

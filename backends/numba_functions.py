@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from lepton_ref.backends.numba_double import INVERSE_LN_2, LN_2_HIGH, MAGIC, power_of_two, splat_f64
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_vectors import absolute, copysign, fma, select
 from lepton_ref.numerics.special import ERFCX_CHEBYSHEV, SPLIT
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_bytes import f32_at, put_some, some_at
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_bits, round_to, splat_f64, to_f32, to_f64
 from lepton_ref.backends.numba_vectors import absolute, bits_of, largest, select
 

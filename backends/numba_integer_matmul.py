@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_bytes import address, f64_at, put_f64, put_i32
 from lepton_ref.backends.numba_integer_finish import finish, reach_of
 from lepton_ref.backends.numba_integer_repair import repair_open
 from lepton_ref.backends.numba_integer_tile import Tile, tile_sums
 from lepton_ref.backends.numba_integer_unpack import has_minimum, has_zero, unpack_codes, unpack_scales
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import OFFSETS
 
 ROWS = 4

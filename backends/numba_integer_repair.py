@@ -12,9 +12,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_bytes import fma1
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_read import code_at, scale_at, value_at
 from lepton_ref.backends.numba_rounding import round_to, splat_f64
 from lepton_ref.backends.numba_stuck import push

@@ -18,12 +18,13 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_constant
 from numba.extending import intrinsic, models, register_model, typeof_impl
 
 from lepton_ref.backends.numba_dot import IsaType, dotted
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_types import F64X16, I8X64, I32, I32X16, I64, declared, splatted
 
 MODES = ("plain", "zero", "minimum", "halves")

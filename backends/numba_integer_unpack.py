@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from lepton_ref.backends.numba_bytes import (
     half_to_f64,
     int_to_f64,
@@ -31,6 +29,7 @@ from lepton_ref.backends.numba_bytes import (
     with_bits45,
 )  # fmt: skip
 from lepton_ref.backends.numba_dot import high_nibbles, low_nibbles, with_bit4
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 
 

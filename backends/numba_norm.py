@@ -16,7 +16,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_double import add as add_pairs
 from lepton_ref.backends.numba_double import (
@@ -28,6 +27,7 @@ from lepton_ref.backends.numba_double import (
     totals,
     two_sum,
 )  # fmt: skip
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import to_f64
 from lepton_ref.backends.numba_rows import inside, keep, load_columns, load_floats, rounded, store_columns
 from lepton_ref.backends.numba_stuck import push

@@ -14,11 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_bytes import int_to_f64, load_bytes, load_f64, load_i32, store_f32
 from lepton_ref.backends.numba_dot import chosen, dot4
 from lepton_ref.backends.numba_integer_unpack import has_minimum, has_zero, unpack_codes, unpack_scales
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import OFFSETS
 from lepton_ref.backends.numba_rounding import splat_f32, splat_f64, splat_i32, to_f32
 from lepton_ref.backends.numba_types import F64X16, I8X64, I64X16

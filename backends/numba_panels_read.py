@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_bytes import one_f32, one_half, one_i32
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import OFFSETS
 
 NO_MINIMUM = (0, 1, 3)

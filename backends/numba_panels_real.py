@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_bytes import int_to_f64
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import Panels, pack
 from lepton_ref.backends.numba_panels_dense import pack_dense
 from lepton_ref.backends.numba_real_blocks import scales_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_bytes import (
     half_to_f64,
@@ -22,6 +21,7 @@ from lepton_ref.backends.numba_bytes import (
     with_bits45,
 )  # fmt: skip
 from lepton_ref.backends.numba_dot import high_nibbles, low_nibbles, with_bit4
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import OFFSETS
 from lepton_ref.backends.numba_rounding import splat_f64, splat_i32, to_f64
 from lepton_ref.backends.numba_types import I8X64, I32X16

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_dense import BF16, F32
 from lepton_ref.backends.numba_real_kinds import bf16, f16, f32, weights
 from lepton_ref.backends.numba_rounding import splat_f64

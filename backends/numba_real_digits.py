@@ -14,9 +14,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_bytes import load_f32
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_real_kinds import load_some
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 from lepton_ref.backends.numba_types import F64X16, I8X16, I64X16

@@ -16,8 +16,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_bits, round_to, splat_f64
 from lepton_ref.backends.numba_types import F64X16, I64X16
 from lepton_ref.backends.numba_vectors import absolute, bits_of, converter, loader, select, splatter

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_dense import F32
 from lepton_ref.backends.numba_real_digits import cut
 from lepton_ref.backends.numba_real_quantised import whole_length

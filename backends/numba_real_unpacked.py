@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from lepton_ref.backends.numba_bytes import store_bytes
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import OFFSETS
 from lepton_ref.backends.numba_real_blocks import pair, scales_of
 from lepton_ref.backends.numba_real_dense import store_f64

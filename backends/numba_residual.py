@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_double import odd, two_sum
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import round_to, splat_f32, to_f64
 from lepton_ref.backends.numba_rows import load_columns, load_floats, store_columns, store_floats
 from lepton_ref.backends.numba_vectors import select

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from lepton_ref.backends.numba_double import fast_two_sum, round_pair, splat_f64, two_product, two_sum
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import round_once, splat_f32, to_f64
 from lepton_ref.backends.numba_rows import inside, load_columns, rounded, store_columns, with_double, with_lane
 from lepton_ref.backends.numba_stuck import push

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_vectors import (
     F32X16,
     F64X16,

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_bits, round_once, splat_f32, splat_i32, to_f32, to_f64
 from lepton_ref.backends.numba_stuck import push
 from lepton_ref.backends.numba_vectors import F32X16, F64X16, bits_of, converter, lane, loader, select, storer

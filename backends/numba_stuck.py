@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_threads import atomic_add
 
 

@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_types import I64, pointer
 
 PATIENCE = 4000
