@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ from lepton_ref.backends.numba_plan import ATTENTION, IN0, KIND, OP, OUT, WHICH
 
 Integers = NDArray[np.int64]
 
+View: TypeAlias = tuple[bool, int | None]
+"""Causal or not, and the window."""
+
 
 class Own:
     """The layout of a run without a cache: one block of T slots for each sequence, in two buffers that layers share."""
@@ -64,26 +68,25 @@ class AttentionMap:
         self.columns: list[list[int]] = chosen[:, [IN0, OUT]].tolist()
         self.layers = max(self.which, default=-1) + 1
         self.held: Held | None = None
+        self.firsts = {_view(op): (op, which) for op, which in reversed([*zip(self.ops, self.which, strict=True)])}
         self.caches = {which: op.options["cache"] for which, op in zip(self.which, self.ops, strict=True)}
         self.buffers = [np.empty(0, dtype=np.float32) for _ in range(2)]
 
-    def of(
-        self, run: Any, layouts: dict[int, Any] | None, rows: int, row_of: Integers
-    ) -> tuple[Integers, NDArray[np.uint8], Integers, int]:
+    def of(self, run: Any, rows: int, row_of: Integers) -> tuple[Integers, NDArray[np.uint8], Integers, int]:
         """Integers that begin with the picked rows, masks, one row for each layer, and doubles of scratch.
 
         Where buffers and tables are those of the run before, as from one token to the next, only what a run's tokens
-        see and where they go is written anew.
+        see and where they go is written anew. Layers of one window are laid out alike, so the first of each tells.
         """
-        found = {which: self._layout(run, layouts, which) for which in self.which}
         shape = (*run.batch.mask.shape, rows, len(row_of))
-        if self.held is None or not self.held.serves(shape, found):
-            self.held = Held(self, shape, found)
-        return self.held.filled(run, found, row_of)
+        firsts = {view: self._layout(run, which) for view, (_, which) in self.firsts.items()}
+        if self.held is None or not self.held.serves(shape, firsts):
+            self.held = Held(self, shape, {which: self._layout(run, which) for which in self.which}, firsts)
+        return self.held.filled(run, firsts, row_of)
 
-    def _layout(self, run: Any, layouts: dict[int, Any] | None, which: int) -> Any:
-        if layouts is not None:
-            return layouts[which]
+    def _layout(self, run: Any, which: int) -> Any:
+        if run.cache is not None:
+            return run.cache.addresses(which)
         kept = self.caches[which]
         needed = run.batch.mask.size * kept.heads * kept.width
         if needed > self.buffers[0].size:
@@ -101,12 +104,17 @@ class Held:
         owner: the map.
         shape: B, T, rows, picked rows.
         layouts: each layer's layout.
+        firsts: that of the first layer of each view.
     """
 
-    def __init__(self, owner: AttentionMap, shape: tuple[int, int, int, int], layouts: dict[int, Any]) -> None:
+    def __init__(
+        self, owner: AttentionMap, shape: tuple[int, int, int, int], layouts: dict[int, Any], firsts: dict[View, Any]
+    ) -> None:
         batch, tokens, rows, picked = shape
-        self.owner, self.shape, self.layouts = owner, shape, layouts
-        self.views: dict[tuple[bool, int | None], int] = {}
+        self.owner, self.shape = owner, shape
+        # Weakly: a cache that nobody holds any more is not held here.
+        self.known = [(weakref.ref(first.keys), first.block, first.strides, first.table) for first in firsts.values()]
+        self.views: dict[View, int] = {}
         end = picked
         for op in owner.ops:
             if _view(op) not in self.views:
@@ -114,7 +122,7 @@ class Held:
                 end += 3 * rows
         pieces: list[Integers] = [np.zeros(end, dtype=np.int64)]
         self.layers = np.zeros((max(1, owner.layers), 5), dtype=np.int64)
-        self.places: list[tuple[Any, int]] = []
+        self.places: dict[View, dict[tuple[int, int, int], list[int]]] = {view: {} for view in self.views}
         for op, which, (q, y) in zip(owner.ops, owner.which, owner.columns, strict=True):
             layout, heads = layouts[which], op.options["heads"]
             groups, width, at = op.options["kv_heads"], owner.caches[which].width, self.views[_view(op)]
@@ -126,59 +134,50 @@ class Held:
             fields[[SEEN, MASK]] = at, -1
             addresses = layout.keys.ctypes.data, layout.values.ctypes.data
             self.layers[which] = (*addresses, layout.keys.size, end, at + 2 * rows)
-            self.places.append((op, end))
+            self.places[_view(op)].setdefault((heads, groups, width), []).append(end)
             pieces += [fields, layout.table.reshape(-1).astype(np.int64)]
             end += FIELDS + layout.table.size
         self.integers = np.concatenate(pieces)
 
-    def serves(self, shape: tuple[int, int, int, int], layouts: dict[int, Any]) -> bool:
+    def serves(self, shape: tuple[int, int, int, int], firsts: dict[View, Any]) -> bool:
         """Whether these are the same buffers and tables, for runs of the same shape."""
         return shape == self.shape and all(
-            new is old
-            or (
-                new.keys is old.keys
-                and new.values is old.values
-                and new.block == old.block
-                and new.strides == old.strides
-                and (new.table is old.table or np.array_equal(new.table, old.table))
-            )
-            for new, old in zip(layouts.values(), self.layouts.values(), strict=True)
+            new.keys is keys()
+            and (new.block, new.strides) == (block, strides)
+            and (new.table is table or np.array_equal(new.table, table))
+            for new, (keys, block, strides, table) in zip(firsts.values(), self.known, strict=True)
         )
 
     def filled(
-        self, run: Any, layouts: dict[int, Any], row_of: Integers
+        self, run: Any, firsts: dict[View, Any], row_of: Integers
     ) -> tuple[Integers, NDArray[np.uint8], Integers, int]:
         """What `AttentionMap.of` gives."""
         rows, tokens, integers = self.shape[2], self.shape[1], self.integers
-        self.layouts = layouts
         integers[: len(row_of)] = row_of
         masks: list[NDArray[np.uint8]] = []
         masked, scratch = 0, 1
-        seen: dict[tuple[bool, int | None], tuple[int, int, int]] = {}
-        for (op, at), which in zip(self.places, self.owner.which, strict=True):
-            view = _view(op)
-            if view not in seen:
-                layout, place = layouts[which], self.views[view]
-                ranges, holes, longest = _ranges(run.seen(op, layout.order, layout.valid), layout.start)
-                integers[place : place + 2 * rows] = ranges.reshape(-1)
-                new = np.where(layout.new >= 0, layout.new + layout.start, -1)
-                integers[place + 2 * rows : place + 3 * rows] = new.reshape(-1)
-                seen[view] = (-1 if holes is None else masked, layout.start + layout.order.shape[1], longest)
-                if holes is not None:
-                    masks.append(holes.reshape(-1))
-                    masked += holes.size
-            mask, slots, longest = seen[view]
-            heads, groups, width = op.options["heads"], op.options["kv_heads"], self.owner.caches[which].width
-            queries = queries_at_once(tokens, heads, groups, longest)
-            integers[at + QUERIES], integers[at + MASK], integers[at + MASK_STRIDE] = queries, mask, slots
-            scratch = max(scratch, scratch_size(queries, heads, groups, width, longest))
+        for view, layout in firsts.items():
+            place, start = self.views[view], layout.start
+            ranges, holes, longest = _ranges(run.seen(self.owner.firsts[view][0], layout.order, layout.valid), start)
+            integers[place : place + 2 * rows] = ranges.reshape(-1)
+            new = layout.new + start
+            integers[place + 2 * rows : place + 3 * rows] = np.where(layout.new >= 0, new, -1).reshape(-1)
+            mask, slots = -1 if holes is None else masked, start + layout.order.shape[1]
+            if holes is not None:
+                masks.append(holes.reshape(-1))
+                masked += holes.size
+            for (heads, groups, width), places in self.places[view].items():
+                queries = queries_at_once(tokens, heads, groups, longest)
+                scratch = max(scratch, scratch_size(queries, heads, groups, width, longest))
+                at = np.array(places)
+                integers[at + QUERIES], integers[at + MASK], integers[at + MASK_STRIDE] = queries, mask, slots
         return integers, np.concatenate(masks) if masks else NO_MASK, self.layers, scratch
 
 
 NO_MASK = np.zeros(1, dtype=np.uint8)
 
 
-def _view(op: Any) -> tuple[bool, int | None]:
+def _view(op: Any) -> View:
     """What decides which keys an attention op's queries see: layers of one window keep the same keys."""
     return op.options["causal"], op.options["window"]
 

@@ -197,15 +197,37 @@ def _put(panels: Panels, panel: int, layout: Layout, sink: Sink) -> None:
             sink.write(int(target) + panel * size, panels.data[source : source + panels.panels * size])
 
 
+class Arena:
+    """Room for many matrices in few large allocations: the system serves those with large pages.
+
+    A panel that streams past at the speed of memory crosses a small page every hundred nanoseconds, each of which has
+    to be looked up, and behind which the processor does not read ahead.
+    """
+
+    LEAST = 64 << 20
+    """Bytes of an allocation; what is not written to takes no memory."""
+
+    def __init__(self) -> None:
+        self.left: Bytes = aligned(0)
+
+    def take(self, count: int) -> Bytes:
+        """Fresh bytes whose first lies at a multiple of 64."""
+        if count > self.left.size:
+            self.left = aligned(max(count, self.LEAST))
+        taken, self.left = self.left[:count], self.left[-(-count // 64) * 64 :]
+        return taken
+
+
 class Memory:
     """Room in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
         self.data: Bytes = aligned(0)
 
     def begin(self, layout: Layout, /) -> None:
         """Make room."""
-        self.data = aligned(layout.nbytes)
+        self.data = self.arena.take(layout.nbytes)
 
     def write(self, at: int, data: Any, /) -> None:
         """Take bytes that lie at this place of the room."""
@@ -216,9 +238,9 @@ class Memory:
         self.data = aligned(0)
 
 
-def pack_in_memory(weight: Weight, pack: Pack) -> Panels | None:
+def pack_in_memory(weight: Weight, pack: Pack, arena: Arena | None = None) -> Panels | None:
     """A matrix in panels, packed piece by piece; None where there is no kernel."""
-    room = Memory()
+    room = Memory(Arena() if arena is None else arena)
     found = pack_into(weight, pack, room)
     if isinstance(found, Layout):
         return Panels(found.kind, found.outputs, found.width, room.data, found.at)

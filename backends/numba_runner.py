@@ -28,7 +28,7 @@ from lepton_ref.backends.numba_plan import (
 )  # fmt: skip
 from lepton_ref.backends.numba_real_call import prepared_sizes, scratch_size
 from lepton_ref.backends.numba_repair import Repairs
-from lepton_ref.backends.numba_step import INTERLEAVED, ROTARY, TABLE, step
+from lepton_ref.backends.numba_step import INTERLEAVED, PLANE, ROTARY, TABLE, step
 from lepton_ref.backends.numba_threads import Team
 from lepton_ref.numerics import counts
 
@@ -71,13 +71,13 @@ class Runner:
             np.zeros((team.size, STUCK), np.int64),
         )
 
-    def run(self, run: Any, layouts: dict[int, Any] | None) -> NDArray[np.float32]:
-        """The output of the program's last op, with each layer's place in the run's cache, if there is one."""
+    def run(self, run: Any) -> NDArray[np.float32]:
+        """The output of the program's last op."""
         mask = run.batch.mask
         rows = mask.size
         picked, row_of = _picked(self.program, run.batch)
         self._grow(rows)
-        integers, masks, layers, scratch = self.attention.of(run, layouts, rows, row_of)
+        integers, masks, layers, scratch = self.attention.of(run, rows, row_of)
         if scratch > self.doubles.shape[1]:
             self.doubles = np.empty((self.team.size, scratch))
         ropes = self.ropes.of(run, self.records, self.reals)
@@ -219,35 +219,51 @@ class RopeTables:
     def __init__(self, ropes: list[Any]) -> None:
         self.ropes = ropes
         self.known: dict[tuple[int, int], NDArray[np.float64]] = {}
-        self.factors = [1.0] * len(ropes)
-        self.held: list[NDArray[np.float64]] = []
+        self.factors, self.written = [1.0] * len(ropes), [0.0] * len(ropes)
+        self.held: dict[int, NDArray[np.float64]] = {}
+        self.rows = np.zeros((max(1, len(ropes)), 4), dtype=np.int64)
+        for number, rope in enumerate(ropes):
+            self.rows[number, [ROTARY, INTERLEAVED]] = rope.width, int(rope.interleaved)
 
     def of(self, run: Any, records: NDArray[np.int64], reals: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(ropes, 3): the address of each one's tables (4, N, R/2), R, and whether pairs are neighbours."""
-        rows = np.zeros((max(1, len(self.ropes)), 3), dtype=np.int64)
-        self.held = []
-        for number, rope in enumerate(self.ropes):
-            table = np.ascontiguousarray(self._table(run, number, rope))
-            self.held.append(table)
-            rows[number, [TABLE, ROTARY, INTERLEAVED]] = table.ctypes.data, rope.width, int(rope.interleaved)
-            reals[(records[:, KIND] == ROPE) & (records[:, WHICH] == number), SCALE] = self.factors[number]
-        return rows
+        """(ropes, 4): the address of each one's tables and their planes' length, R, whether pairs are neighbours.
 
-    def _table(self, run: Any, number: int, rope: Any) -> NDArray[np.float64]:
-        """(4, N, R/2) for the positions of a run."""
+        A plane has a row for each row of the run; planes are cosines, sines, and what those lose.
+        """
+        positions = run.batch.positions
+        first = int(positions[0, 0])
+        in_order = len(positions) == 1 and bool((positions[0] == np.arange(first, first + positions.size)).all())
+        for number, rope in enumerate(self.ropes):
+            planes, by_position = self._planes_of(run, number, rope)
+            width, start = rope.width // 2, 0
+            if by_position and in_order:
+                start = 8 * width * first
+            elif by_position:
+                planes = planes[:, positions.reshape(-1)]
+            planes = np.ascontiguousarray(planes)
+            start += planes.ctypes.data
+            self.held[number] = planes
+            self.rows[number, [TABLE, PLANE]] = start, planes.shape[1] * width
+            if self.factors[number] != self.written[number]:
+                reals[(records[:, KIND] == ROPE) & (records[:, WHICH] == number), SCALE] = self.factors[number]
+                self.written[number] = self.factors[number]
+        return self.rows
+
+    def _planes_of(self, run: Any, number: int, rope: Any) -> tuple[NDArray[np.float64], bool]:
+        """(4, P, R/2) for all positions up to a run's last, and True; or (4, N, R/2) for its own, and False."""
         positions, lengths = run.batch.positions, run.batch.rope_lengths
         if rope.depends_on_length and len(set(lengths.tolist())) > 1:
-            return self._planes(run, number, rope, positions, lengths)
-        length = int(lengths[0]) if rope.depends_on_length else 0
-        known = self.known.get((number, length), np.empty((4, 0, rope.width // 2)))
+            return self._planes(run, number, rope, positions, lengths), False
+        key = number, int(lengths[0]) if rope.depends_on_length else 0
+        known = self.known.get(key, np.empty((4, 0, rope.width // 2)))
         end = int(positions.max()) + 1
         if end > known.shape[1]:
             if end > 4 * max(known.shape[1], self.AHEAD) and positions.size * 4 < end:
-                return self._planes(run, number, rope, positions, lengths)  # far out, and few
+                return self._planes(run, number, rope, positions, lengths), False  # far out, and few
             new = np.arange(known.shape[1], end + self.AHEAD)[None]
             known = np.concatenate([known, self._planes(run, number, rope, new, lengths[:1])], axis=1)
-            self.known[number, length] = known
-        return known[:, positions.reshape(-1)]
+            self.known[key] = known
+        return known, True
 
     def _planes(
         self, run: Any, number: int, rope: Any, positions: NDArray[np.int64], lengths: NDArray[np.int64]

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from lepton_ref.backends.numba_activation import activate, gated, softcap
 from lepton_ref.backends.numba_attention import (
     BATCH,
@@ -30,6 +28,7 @@ from lepton_ref.backends.numba_attention import KV_HEADS as KV_HEADS_OF
 from lepton_ref.backends.numba_attention import TABLE as TABLE_AT
 from lepton_ref.backends.numba_attention import WIDTH as WIDTH_OF
 from lepton_ref.backends.numba_integer import integer_linear, quantise_rows
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_memory import bytes_at, doubles_at, floats_at
 from lepton_ref.backends.numba_norm import layer_norm, rms_norm
 from lepton_ref.backends.numba_plan import (
@@ -78,7 +77,7 @@ SEGMENT_KIND, ADDRESS, BYTES, OUTPUTS, INPUTS, BIAS, COLUMN, BEFORE = range(8)
 KEYS, VALUES, COUNT, SHAPE, NEW = range(5)
 """Columns of a layer of the cache: two addresses, the buffers' length, its shape in I, its run's columns in I."""
 
-TABLE, ROTARY, INTERLEAVED = range(3)
+TABLE, ROTARY, INTERLEAVED, PLANE = range(4)
 """Columns of a rope."""
 
 FAR = 1 << 60
@@ -166,11 +165,10 @@ def row_by_row(
         layer_norm(F, x, width, V, record[W], record[B], y, width, width, numbers[EPS], first, last, form, stuck)
     elif kind == ROPE:
         heads, turn = record[HEADS], ropes[record[WHICH]]
-        table = doubles_at(turn[TABLE], 4 * rows * (turn[ROTARY] // 2))
-        plane = rows * (turn[ROTARY] // 2)
+        table = doubles_at(turn[TABLE], 4 * turn[PLANE])
         rope(
             F, x, width, y, width, heads, width // heads, turn[ROTARY], turn[INTERLEAVED], numbers[SCALE], table, 0,
-            plane, first, last, form, stuck,
+            turn[PLANE], first, last, form, stuck,
         )  # fmt: skip
     elif kind == APPEND:
         append(F, record, rows, layers[record[WHICH]], I, first, last)

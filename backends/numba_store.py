@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lepton_ref.backends.numba_chunks import Layout, pack_in_memory, pack_into
+from lepton_ref.backends.numba_chunks import Arena, Layout, pack_in_memory, pack_into
 from lepton_ref.backends.numba_panels import Panels
 from lepton_ref.storage.base import Weight
 
@@ -42,7 +42,8 @@ def key_of(weights: Mapping[Wanted, Weight]) -> str:
 
 def pack_all(weights: Mapping[Wanted, Weight], pack: PackAs) -> dict[Wanted, Panels | None]:
     """Every matrix in panels, in memory; None for those without a kernel."""
-    return {wanted: pack_in_memory(weight, _under(pack, wanted)) for wanted, weight in weights.items()}
+    arena = Arena()
+    return {wanted: pack_in_memory(weight, _under(pack, wanted), arena) for wanted, weight in weights.items()}
 
 
 def stored_panels(weights: Mapping[Wanted, Weight], pack: PackAs, place: Any) -> dict[Wanted, Panels | None]:

@@ -29,8 +29,7 @@ class Whole:
         """The output of the program's last op; NotImplemented where no op of it has a kernel."""
         if "numba: none" in run.memo:
             return NotImplemented
-        layouts = None if run.cache is None else dict(enumerate(map(run.cache.addresses, range(len(program.caches())))))
-        direct = layouts is None or None not in layouts.values()
+        direct = run.cache is None or None not in [run.cache.addresses(layer) for layer in _firsts(run.memo, program)]
         threads = available_cores() if run.threads is None else run.threads
         key = f"numba: {self.isa.name}, {threads} threads, direct {direct}"
         if key not in run.memo:
@@ -41,7 +40,7 @@ class Whole:
             plan = Planner(program, run.precision, self._panels(run, program), direct=direct).run()
             run.memo[key] = Runner(run, program, plan, isa=self.isa, team=team)
         runner: Runner = run.memo[key]
-        return runner.run(run, layouts if direct else None)
+        return runner.run(run)
 
     packs = True
     """Whether it keeps packed matrices where a run's memo has a place for them under "pack"."""
@@ -58,6 +57,15 @@ class Whole:
             for which, matrix in panels.items():
                 known[which] = None if matrix is None else Packed(matrix, integer=which[1] in INTEGERS)
         return {which: matrix for which, matrix in known.items() if matrix is not None}
+
+
+def _firsts(memo: dict[str, Any], program: Any) -> list[int]:
+    """The first layer of each window, whose layout stands for the others'."""
+    if "firsts" not in memo:
+        windows = [kept.window for kept in program.caches()]
+        memo["firsts"] = [windows.index(window) for window in dict.fromkeys(windows)]
+    found: list[int] = memo["firsts"]
+    return found
 
 
 INTEGERS = ("w8a8", "w4a8")
