@@ -1,8 +1,9 @@
 """Activations as w8a8 and w4a8 take them: int8 in blocks of 32 with a scale of 11 bits.
 
-The definition, and why float64's quotients are rounded once, is `lepton_ref.numerics.operands`; the operations here
-are the same ones in the same order, so that the bits are too. Of a row there are kept, its last block filled with
-zeros:
+The definition, and why float64's quotients are rounded once, is `lepton_ref.numerics.operands`. A quotient below 2⁸
+times the rounded inverse of its divisor has two errors of 2⁻⁵³ of itself: where no such product of a block is within
+2⁻²⁰ of a midpoint, they are rounded as the quotients are; where one is, the block is divided. Of a row there
+are kept, its last block filled with zeros:
 
     q         int8 [blocks][32]
     d         float64 [blocks]           the scales
@@ -18,11 +19,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from lepton_ref.backends.numba_bytes import address, f32_at, f64_to_int, some_at, to_i8
+from lepton_ref.backends.numba_bytes import address, f32_at, f64_to_int, int_to_f64, one_f64_at, some_at, to_i8
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_bits, splat_f64, splat_i32, to_f64
-from lepton_ref.backends.numba_vectors import I8X16, largest, select, storer, total
+from lepton_ref.backends.numba_vectors import I8X16, absolute, bits_of, fma, largest, select, storer, total
 from lepton_ref.numerics.lengths import UPWARD
 from lepton_ref.numerics.operands import INT8_LARGEST, SCALE_BITS, SCALE_LEAST
 
@@ -63,40 +64,61 @@ def quantise_rows(
     F: Any, x0: Any, stride: Any, first: Any, last: Any, width: Any, q: Any, d: Any, sums: Any, lengths: Any
 ) -> None:
     """Rows [first, last) of the arena, each `width` float32 at x0 + row·stride: see the top of the page."""
-    blocks, arena = (width + 31) // 32, address(F)
+    blocks, arena, steps = (width + 31) // 32, address(F), address(d)
     for row in range(first, last):
-        squares, grain = 0.0, np.inf
-        for b in range(blocks):
-            place, left = x0 + row * stride + 32 * b, width - 32 * b
-            if left >= 32:
-                low, high = f32_at(arena + 4 * place), f32_at(arena + 4 * place + 64)
-            else:
-                low, high = some_at(arena + 4 * place, left), some_at(arena + 4 * place + 64, left - 16)
+        start, at = arena + 4 * (x0 + row * stride), row * blocks
+        for b in range(blocks):  # all scales first: no block waits for another one's
+            low, high = two_vectors(start + 128 * b, width - 32 * b)
             positive = splat_i32(np.int32(0x7FFFFFFF))
             sizes, others = as_bits(low) & positive, as_bits(high) & positive
             most = largest(select(sizes > others, sizes, others))
-            scale = np.nan if most >= INFINITE else scale_of(np.float64(np.int32(most).view(np.float32)))
-            at = row * blocks + b
-            d[at] = scale
+            d[at + b] = np.nan if most >= INFINITE else scale_of(np.float64(np.int32(most).view(np.float32)))
+        squares, grain = splat_f64(0.0), np.inf
+        for b in range(blocks):
+            scale = one_f64_at(steps + 8 * (at + b))
+            first_codes, second_codes = splat_i32(np.int32(0)), splat_i32(np.int32(0))
             if scale > 0.0:
-                first_codes, second_codes = codes(low, scale), codes(high, scale)
                 grain = min(grain, last_bit(scale))
-            else:
-                first_codes, second_codes = splat_i32(np.int32(0)), splat_i32(np.int32(0))
-            store_codes(q, 32 * at, to_i8(first_codes))
-            store_codes(q, 32 * at + 16, to_i8(second_codes))
-            sums[2 * at], sums[2 * at + 1] = total(first_codes), total(second_codes)
-            squares += scale * scale * np.float64(total(first_codes * first_codes + second_codes * second_codes))
-        length = np.sqrt(squares) * UPWARD if squares == squares else np.inf
+                low, high = two_vectors(start + 128 * b, width - 32 * b)
+                inverse = splat_f64(1.0 / scale)
+                first_near, second_near = to_f64(low) * inverse, to_f64(high) * inverse
+                if certain(first_near, second_near):
+                    first_codes, second_codes = whole(first_near), whole(second_near)
+                else:
+                    divisor = splat_f64(scale)
+                    first_codes, second_codes = whole(to_f64(low) / divisor), whole(to_f64(high) / divisor)
+            store_codes(q, 32 * (at + b), to_i8(first_codes))
+            store_codes(q, 32 * (at + b) + 16, to_i8(second_codes))
+            sums[2 * (at + b)], sums[2 * (at + b) + 1] = total(first_codes), total(second_codes)
+            each = int_to_f64(first_codes * first_codes + second_codes * second_codes)
+            squares = fma(splat_f64(scale * scale), each, squares)
+        square = total(squares)
+        length = np.sqrt(square) * UPWARD if square == square else np.inf
         lengths[2 * row], lengths[2 * row + 1] = length, length / grain
 
 
 @njit(nogil=True)
-def codes(x: Any, scale: Any) -> Any:
-    """Sixteen of x/scale, cut off at ±127 and rounded to integers, ties to even."""
-    most, integer = splat_f64(INT8_LARGEST), splat_f64(INTEGER)
-    quotient = to_f64(x) / splat_f64(scale)
-    quotient = select(quotient > most, most, quotient)
-    least = splat_f64(-INT8_LARGEST)
-    quotient = select(quotient < least, least, quotient)
-    return f64_to_int((quotient + integer) - integer)
+def two_vectors(place: Any, left: Any) -> Any:
+    """The float32 of a block at an address, zeros behind the first `left`."""
+    if left >= 32:
+        return f32_at(place), f32_at(place + 64)
+    return some_at(place, left), some_at(place + 64, left - 16)
+
+
+@njit(nogil=True)
+def certain(first: Any, second: Any) -> Any:
+    """Whether quotients with an error below 2⁻⁴⁴ are rounded as the exact ones are: none is near a midpoint."""
+    integer, least = splat_f64(INTEGER), splat_f64(0.5 - 2.0**-20)
+    off = absolute(first - ((first + integer) - integer))
+    other = absolute(second - ((second + integer) - integer))
+    return bits_of(off < least) & bits_of(other < least) == 0xFFFF
+
+
+@njit(nogil=True)
+def whole(quotient: Any) -> Any:
+    """Sixteen quotients rounded to integers, ties to even, and cut off at ±127."""
+    most, integer = splat_i32(np.int32(127)), splat_f64(INTEGER)
+    near = f64_to_int((quotient + integer) - integer)
+    near = select(near > most, most, near)
+    least = splat_i32(np.int32(-127))
+    return select(near < least, least, near)

@@ -271,6 +271,10 @@ def half_way(seed: int) -> F32s:
 def check_all_rows(module: ModuleType) -> None:
     for x in (half_way(0), half_way(1), np.full((2, 33), 180 * 2.0**-149, np.float32), numbers(0, 2, 40)):
         check_rows(module, x)
+    x = np.zeros((126, 32), np.float32)
+    x[:, 0], x[:, 1] = 127, np.arange(126) + 0.5
+    for step in range(1025, 1100):  # a midpoint in each row, and a scale whose inverse is rounded
+        check_rows(module, x * np.float32(step / 1024))
 
 
 def test_midpoints_and_the_smallest_scales() -> None:
@@ -282,8 +286,9 @@ def test_midpoints_and_the_smallest_scales() -> None:
     [
         ("- 1 + ((bits >> DROPPED) & 1)", "+ ((bits >> DROPPED) & 1)"),
         ("return (quotient + COARSE) - COARSE", "return quotient"),
-        ("some_at(arena + 4 * place, left)", "some_at(arena + 4 * place, left + 1)"),
-        ("quotient > most, most, quotient", "quotient > most, quotient, quotient"),
+        ("some_at(place, left)", "some_at(place, left + 1)"),
+        ("near > most, most, near", "near > most, near, near"),
+        ("splat_f64(0.5 - 2.0**-20)", "splat_f64(0.5)"),
     ],
 )
 def test_planted_bugs_of_activations_are_seen(text: str, bug: str) -> None:
