@@ -19,11 +19,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
-from lepton_ref.backends.numba_bytes import prefetch
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_dense import F32
 from lepton_ref.backends.numba_real_dense import dense_dot, store_f64
+from lepton_ref.backends.numba_real_kinds import prefetch
 from lepton_ref.backends.numba_real_quantised import quantised_dot, roundings
 from lepton_ref.backends.numba_real_round import round_panel, unpack
 from lepton_ref.backends.numba_real_rows import COLUMNS, TILE_ROWS, UPWARD, prepare_rows

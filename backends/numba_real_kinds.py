@@ -106,3 +106,20 @@ def store_some(typing: Any, array: Any, index: Any, count: Any, value: Any) -> A
         return context.get_dummy_value()
 
     return types.none(array, types.int64, types.int64, F32X16), emit
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """`(bytes, index)`: ask for the 64 bytes there; a place outside the array does no harm."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        ask_for(builder, pointer(context, builder, signature.args[0], args[0], args[1], ir.IntType(8)))
+        return context.get_dummy_value()
+
+    return types.none(array, types.int64), emit
+
+
+def ask_for(builder: Any, place: Any) -> None:
+    """The same while code is emitted."""
+    ask = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place.type, I32, I32, I32])
+    builder.call(ask, [place, *(ir.Constant(I32, number) for number in (0, 3, 1))])

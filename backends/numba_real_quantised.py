@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from lepton_ref.backends.numba_bytes import (
@@ -31,13 +31,17 @@ from lepton_ref.backends.numba_bytes import (
     unsigned_to_i32,
 )  # fmt: skip
 from lepton_ref.backends.numba_dot import IsaType, dotted
-from lepton_ref.backends.numba_real_kinds import StoredType, eight, five, four, six_high, six_low
+from lepton_ref.backends.numba_jit import njit
+from lepton_ref.backends.numba_real_kinds import StoredType, ask_for, eight, five, four, six_high, six_low
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 from lepton_ref.backends.numba_types import F64X16, I8X64, I32, I32X16, I64, declared, pointer, splatted
 from lepton_ref.backends.numba_vectors import fma
 
 UNIT = 2.0**-53
 UPWARD = 1 + 2.0**-20
+
+AHEAD = 4096
+"""Bytes between a block and what is asked for beside it, so that it has come when its turn comes."""
 
 
 @njit(nogil=True, cache=True, _nrt=False)
@@ -68,6 +72,10 @@ def block_sum(typing: Any, isa: Any, stored: Any, w: Any, codes: Any, high: Any,
             value.align = 1
             return value
 
+        if signature.args[2].dtype == types.uint8:
+            for offset in range(AHEAD, AHEAD + (512 if stored.stored == "eight" else 256), 64):
+                first = pointer(context, builder, signature.args[2], args[2], args[3], ir.IntType(8))
+                ask_for(builder, builder.gep(first, [ir.Constant(I64, offset)]))
         sums = [ir.Constant(I32X16.llvm, None)] * 5
         for number, vector in _code_vectors(builder, stored.stored, lambda *rest: at(2, *rest), args[3], args[4]):
             for j in range(5):
