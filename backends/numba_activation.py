@@ -140,7 +140,7 @@ def _better(kind: Any, x: Any, up: Any, form: Any) -> Any:
     """activation(x)·up from x·sigmoid(z) in double-double, rounded, and which lanes are open."""
     none, one = splat_f64(0.0), splat_f64(1.0)
     if kind != SILU and kind != GELU_TANH and kind != QUICK_GELU and kind != SIGMOID_:
-        return round_pair(x, none, splat_f64(1e300), form)
+        return round_pair(none, none, splat_f64(1e300), form)
     z = (x, none)
     if kind == QUICK_GELU:
         z = times((splat_f64(QUICK), splat_f64(QUICK_LOW)), x)

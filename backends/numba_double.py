@@ -6,6 +6,7 @@ Relative errors, with fused multiply-adds (Joldes, Muller and Popescu 2017): `ad
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
@@ -170,12 +171,12 @@ def odd(high: Any, low: Any) -> Any:
 def round_pair(high: Any, low: Any, error: Any, form: Any) -> Any:
     """`(f64, f64, f64, format) -> (f32, int64)`: high + low ± error rounded, and the lanes where the ends differ.
 
-    The error covers 2⁻¹⁰⁴ of high, for the rounding of low ± error. NaN leaves its lane open.
+    The error covers 2⁻¹⁰⁴ of high, for the rounding of low ± error. NaN and infinities leave their lane open.
     """
     low_, high_ = two_sum(high, low - error), two_sum(high, low + error)
     first, last = round_to(odd(low_[0], low_[1]), form), round_to(odd(high_[0], high_[1]), form)
-    unknown = (error != error) | (high != high)
-    return first, bits_of((as_bits(first) != as_bits(last)) | unknown)
+    known = bits_of((error == error) & (absolute(high) < splat_f64(math.inf)))
+    return first, bits_of(as_bits(first) != as_bits(last)) | (known ^ 0xFFFF)
 
 
 @njit(forceinline=True)

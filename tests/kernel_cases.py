@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -74,8 +75,8 @@ def same_bits(y: Floats, expected: Any, stuck: NDArray[np.int64], *, most: int |
     assert most is None or stuck[0] <= most, f"{stuck[0]} elements of {wrong.size} are left open"
 
 
-def mutant(original: ModuleType, text: str, bug: str, **others: Callable[..., Any]) -> Any:
-    """The module with a bug, compiled anew without a cache; `others` are functions that it takes from elsewhere."""
+def mutant(original: ModuleType, text: str, bug: str, **others: Any) -> Any:
+    """The module with a bug, compiled anew without a cache; `others` are names to be replaced in it as well."""
     source = inspect.getsource(original)
     assert source.count(text) == 1, f"{text!r} stands {source.count(text)} times; the bug has no place there"
     module = ModuleType(original.__name__)
@@ -83,3 +84,14 @@ def mutant(original: ModuleType, text: str, bug: str, **others: Callable[..., An
     exec(compile(plain, f"<{original.__name__}, mutated>", "exec"), module.__dict__)
     module.__dict__.update(others)
     return module
+
+
+def caught(*checks: Callable[[], None]) -> None:
+    """At least one of the checks fails."""
+
+    def every() -> None:
+        for check in checks:
+            check()
+
+    with pytest.raises(AssertionError):
+        every()
