@@ -25,7 +25,7 @@ from typing import Any
 import peers_page
 from peers_machine import machine
 from peers_process import Engine, NoEngineError, Worker, load
-from peers_rounds import PATIENCE, in_turn, settle
+from peers_rounds import PATIENCE, SLOW, in_turn, settle
 from peers_tasks import (
     ENGINES,
     MODELS,
@@ -45,6 +45,7 @@ from readme_figures import package_folder
 ROOT = Path(__file__).resolve().parent.parent
 DECODE_SECONDS, PREFILL_SECONDS, CALL_SECONDS = 0.4, 0.3, 0.1
 """How long a sample is to take, as far as the numbers of tokens and repetitions allow."""
+PARTS = ("operations", "models", "start")
 Pythons = Mapping[str, str | None]
 Ask = Callable[[], dict[str, Any]]
 
@@ -85,7 +86,8 @@ def asking(worker: Worker, question: Mapping[str, Any]) -> Ask:
     """A function that asks for a sample of a size that suits the engine, in seconds a token or a repetition."""
     ready = dict(question)
     first = worker.ask(**ready)
-    first = worker.ask(**ready) if "error" not in first else first
+    if "error" not in first and first["wall"] < SLOW:
+        first = worker.ask(**ready)
     if "error" in first:
         return lambda: first
     if "decode" in ready:
@@ -249,6 +251,7 @@ def main() -> int:
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds a sample waits for others to be idle")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS), metavar="MODEL")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="all, unless named")
     parser.add_argument("--engines", nargs="+", metavar="WORD", help="those whose name has one of these words in it")
     parser.add_argument("--record", type=Path, default=peers_page.RECORD, help="the JSON; pages are of docs/peers.json")
     args = parser.parse_args()
@@ -263,10 +266,11 @@ def main() -> int:
         engines = [one for one in ENGINES if not args.engines or any(word in one.name for word in args.engines)]
         run = Run(pythons, args.work, args.rounds, args.record, args.patience)
         for threads in args.threads:
-            run.operations(threads)
-            for name in args.models:
+            if "operations" in args.parts:
+                run.operations(threads)
+            for name in args.models if "models" in args.parts else ():
                 run.model(name, threads, engines)
-        for name in args.models:
+        for name in args.models if "start" in args.parts else ():
             run.start(name, max(args.threads), engines)
     if not args.record.exists():
         raise SystemExit(f"{args.record} is not there: measure with `make peers`")

@@ -29,7 +29,7 @@ SHOWN = ("decode16", "prefill128")
 """Tasks in README."""
 FROM_IMPORT = "Each time in a new process, whose files and compiled code were cached before; a prompt of 16 tokens."
 MATVEC = (
-    "A matrix of 256 MiB, as a file stores it, times a vector: GB of the matrix a second, and the share of a plain "
+    "A matrix of 128 MiB, as a file stores it, times a vector: GB of the matrix a second, and the share of a plain "
     "reading's.\nA product of 128 × 2048 by 2048 × 2048: operations a second, and the share of OpenBLAS's."
 )
 HEAD = """# Beside other engines

@@ -23,7 +23,7 @@ PAUSE = 0.15
 PATIENCE = 20.0
 """Seconds that a sample waits at most for other processes to leave the cores alone."""
 SLOW = 4.0
-"""Seconds of a sample from which on `FEWEST` clean ones are enough."""
+"""Seconds of a sample from which on `FEWEST` clean ones are enough; from three times as many, one of any kind is."""
 
 Sample = Mapping[str, float]
 
@@ -70,7 +70,7 @@ def in_turn(
             found[name]["clean" if clean(sample) else "dirty"].append(sample["seconds"])
             if sample["wall"] > SLOW:
                 wanted[name] = min(rounds, FEWEST)
-                if len(found[name]["dirty"]) >= TRIES * FEWEST:
+                if sample["wall"] > 3 * SLOW or len(found[name]["dirty"]) >= TRIES * FEWEST:
                     wanted[name] = 0
     return found
 

@@ -123,7 +123,7 @@ OPERATORS: Mapping[str, Engine] = {
 SQUARE = (128, 2048, 2048)
 COLUMNS = 4096
 BITS = {"Q8_0": 8.5, "Q4_0": 4.5, "Q4_1": 5.0, "Q4_K": 4.5, "Q6_K": 6.5625, "BF16": 16.0, "F32": 32.0}
-WORKING_SET = 256 << 20
+WORKING_SET = 128 << 20
 """Bytes of a matrix that no cache holds."""
 
 

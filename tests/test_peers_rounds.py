@@ -65,6 +65,12 @@ def test_an_end_is_found_where_every_sample_is_disturbed() -> None:
     assert rounds.median(found["a"]) == (1.0, True)
 
 
+@pytest.mark.parametrize(("wall", "count"), [(3.9, 7), (4.1, 3), (12.1, 1)])
+def test_slow_engines_are_asked_less_often(wall: float, count: int) -> None:
+    found = rounds.in_turn({"a": lambda: {"seconds": wall, "wall": wall, "foreign": 0.0}}, 7, before=nothing)
+    assert found["a"]["clean"] == [wall] * count
+
+
 def test_a_failed_engine_is_asked_once_and_its_error_kept() -> None:
     found = rounds.in_turn({"a": lambda: {"error": "it fell"}}, 3, before=nothing)
     assert found == {"a": {"clean": [], "dirty": [], "error": "it fell"}}
