@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +197,45 @@ def test_a_run_that_breaks_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> N
             server.step()
     list(server.tokens())
     assert server.result(number) == model().generate([5] * 5, max_new_tokens=4, stop_ids=())
+
+
+def soak(tokens: int, *, batch: int, chunk: int) -> tuple[str, list[int], list[int]]:
+    """A hash of all answers, and after each 25 requests the bytes of the blocks and those that Python holds."""
+    rng, seen = np.random.default_rng(9), hashlib.sha256()
+    server, blocks_bytes, held_bytes, given = Server(model("gemma3"), batch=batch, chunk=chunk), [], [], 0
+    base = rng.integers(0, 59, 40).tolist()
+    while given < tokens:
+        for _ in range(25):
+            prompt = base[: int(rng.integers(0, 40))] + rng.integers(0, 59, int(rng.integers(1, 20))).tolist()
+            how = {**OPTIONS[int(rng.integers(4))], "max_new_tokens": int(rng.integers(1, 17)), "stop_ids": ()}
+            server.submit(prompt, **how)
+        numbers = server.waiting
+        list(server.tokens())
+        for found in map(server.result, numbers):
+            seen.update(repr((found.ids, found.logprobs, found.finish_reason)).encode())
+            given += len(found)
+        assert blocks(server) == 0
+        gc.collect()
+        blocks_bytes.append(server.nbytes)
+        held_bytes.append(tracemalloc.get_traced_memory()[0])
+    return seen.hexdigest(), blocks_bytes, held_bytes
+
+
+@pytest.mark.slow
+def test_ten_thousand_tokens_leave_memory_flat_and_the_same_hash() -> None:
+    tracemalloc.start()
+    try:
+        first, blocks_bytes, held_bytes = soak(10_000, batch=8, chunk=16)
+    finally:
+        tracemalloc.stop()
+    assert len(held_bytes) > 32
+    assert len(set(blocks_bytes[8:])) == 1
+    assert max(held_bytes[8:]) - held_bytes[8] < 100_000
+    assert soak(10_000, batch=3, chunk=5)[0] == first
+
+
+def test_a_short_soak() -> None:
+    assert soak(150, batch=8, chunk=16)[0] == soak(150, batch=1, chunk=64)[0]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
