@@ -141,7 +141,7 @@ def _turned_scores(unit: Any, keys: Any, W: Any, longs: Any, s: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def weights_of(unit: Any, W: Any, row: Any, low: Any, high: Any, mask: Any, M: Any, scale: Any, cap: Any) -> Any:
-    """A row's weights in place of its scores, and their sum; −1 where it sees nothing.
+    """A row's weights in place of its scores, and their sum; −1 where it sees nothing, NaN where scores are no numbers.
 
     The largest score times the scale, rounded, is the number that distances are taken from, in one rounding each.
 
@@ -180,6 +180,9 @@ def weights_of(unit: Any, W: Any, row: Any, low: Any, high: Any, mask: Any, M: A
         top = select(z > top, z, top)
     most = largest(top)
     if most == -np.inf:
+        for s in range(low, high):
+            if mask < 0 or M[mask + s] != 0:
+                return np.nan
         return -1.0
     sums, shift = none, none - splat_f64(most) * factor
     for s in range(begin, stop, 16):

@@ -75,9 +75,10 @@ def _store_part(F: Any, at: Any, value: Any, count: Any) -> None:
 
 @njit(forceinline=True)
 def rounded(value: Any, bound: Any, form: Any) -> Any:
-    """As `numba_rounding.round_once`, without a call where the format is fp32; there NaN leaves its lane open."""
+    """As `numba_rounding.round_once`, but NaN leaves its lane open; without a call where the format is fp32."""
     if form != 0:
-        return round_once(value, bound, form)
+        near, open_ = round_once(value, bound, form)
+        return near, open_ | bits_of(value != value)
     low, high = to_f32(value - bound), to_f32(opposite(value) - bound)  # −high, so that −0 stays what it is
     low_bits = as_bits(low)
     open_ = bits_of((low_bits ^ splat_i32(np.int32(-(2**31)))) != as_bits(high)) | bits_of(low != low)
