@@ -24,7 +24,7 @@ from lepton_ref.storage.kept import Kept
 from lepton_ref.storage.resident import release
 from lepton_ref.storage.views import RowView
 
-PIECE = 1 << 22
+PIECE = 1 << 20
 """Elements of a piece, about: as many rows as these are, in fours of panels, so that every part has whole vectors."""
 
 DENSE = {F32: 4, BF16: 2, F16: 2}

@@ -31,6 +31,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 
 from lepton_ref import interface
 from lepton_ref.backends.numba_notice import NOTICE
+from lepton_ref.backends.numba_pages import let_go_of_compiler
 
 IMPORTED = re.compile(r"^from (lepton_ref\.[\w.]+) import", re.MULTILINE)
 """Modules whose names a file has from its beginning; what functions import later is no part of machine code."""
@@ -103,7 +104,9 @@ class KernelCache(FunctionCache):
         if found is None:
             NOTICE.begin(self._dispatcher)
             return None
-        return self._impl.rebuild(target_context, found)
+        function = self._impl.rebuild(target_context, found)
+        let_go_of_compiler()
+        return function
 
     def _save_overload(self, sig: Any, data: Any) -> None:
         whole = NOTICE.end(self._dispatcher)

@@ -17,6 +17,7 @@ from typing import Any
 from lepton_ref.backends.numba_chunks import Arena, Layout, pack_in_memory, pack_into
 from lepton_ref.backends.numba_panels import Panels
 from lepton_ref.storage.base import Weight
+from lepton_ref.storage.resident import release
 
 LAYOUT = 1
 """Version of what panels mean: raise it with every change of their bytes, so that no file of before is read."""
@@ -61,6 +62,7 @@ def stored_panels(weights: Mapping[Wanted, Weight], pack: PackAs, place: Any) ->
             for wanted, weight in weights.items():
                 _write(writer, wanted, weight, pack)
         file = place.written(key)
+    release(*weights.values())
     return {wanted: _read(file, wanted, weight, pack) for wanted, weight in weights.items()}
 
 

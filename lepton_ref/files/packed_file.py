@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import mmap
 import os
 import struct
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,9 @@ INDEX_LIMIT = 256 << 20
 
 READERS = 4
 """Threads that compute digests."""
+
+PIECE = 4 << 20
+"""Bytes that are read at a time."""
 
 _MADE_ANEW = "remove it; it is made anew"
 
@@ -96,9 +100,20 @@ class PackedFile:
                     raise FileFormatError(self.path, f"entry {shown(name)}", "is damaged", _MADE_ANEW)
 
     def _right(self, name: str) -> bool:
-        entry = self.entries[name]
-        found = memoryview(self.data)[entry.offset : entry.offset + entry.nbytes]
-        return hashlib.sha256(found).hexdigest() == entry.sha256
+        entry, seen = self.entries[name], hashlib.sha256()
+        for start in range(entry.offset, entry.offset + entry.nbytes, PIECE):
+            stop = min(start + PIECE, entry.offset + entry.nbytes)
+            with memoryview(self.data) as data, data[start:stop] as piece:
+                seen.update(piece)
+            _let_go(self.data, start, stop)
+        return seen.hexdigest() == entry.sha256
+
+
+def _let_go(data: Data, start: int, stop: int) -> None:
+    """Pages that were read once need not stay in this process's memory; the system keeps them."""
+    if hasattr(mmap, "MADV_DONTNEED") and isinstance(data, mmap.mmap):
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        data.madvise(mmap.MADV_DONTNEED, first, stop - first)
 
 
 def read_packed(path: Path) -> PackedFile:

@@ -11,14 +11,14 @@ import numpy as np
 from lepton_ref.storage.base import Weight
 
 
-def release(weight: Weight, /) -> None:
-    """Let go of the pages that lie in memory of the files in which the weight is mapped; nothing where none is.
+def release(*weights: Weight) -> None:
+    """Let go of the pages that lie in memory of the files in which the weights are mapped; nothing where none is.
 
     They stay in the system's cache of files, and come back when they are read again.
     """
     if not hasattr(mmap, "MADV_DONTNEED"):
         return
-    for found in {id(one): one for one in _maps(weight)}.values():
+    for found in {id(one): one for weight in weights for one in _maps(weight)}.values():
         found.madvise(mmap.MADV_DONTNEED)
 
 
