@@ -37,6 +37,7 @@ from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 from lepton_ref.backends.numba_types import F64X16, I8X64, I32, I32X16, I64, declared, pointer, splatted
 from lepton_ref.backends.numba_vectors import fma
 
+DIGITS = 5
 UNIT = 2.0**-53
 UPWARD = 1 + 2.0**-20
 
@@ -67,29 +68,37 @@ def block_sum(typing: Any, isa: Any, stored: Any, w: Any, codes: Any, high: Any,
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         def at(which: int, start: Any, offset: int, llvm: Any) -> Any:
             first = pointer(context, builder, signature.args[which], args[which], start, ir.IntType(8))
-            place = builder.gep(first, [ir.Constant(I64, offset)])
-            value = builder.load(builder.bitcast(place, llvm.as_pointer()))
-            value.align = 1
-            return value
+            return _read(builder, first, offset, llvm)
 
         if signature.args[2].dtype == types.uint8:
             for offset in range(AHEAD, AHEAD + (512 if stored.stored == "eight" else 256), 64):
                 first = pointer(context, builder, signature.args[2], args[2], args[3], ir.IntType(8))
                 ask_for(builder, builder.gep(first, [ir.Constant(I64, offset)]))
-        sums = [ir.Constant(I32X16.llvm, None)] * 5
+        sums = [ir.Constant(I32X16.llvm, None)] * DIGITS
         for number, vector in _code_vectors(builder, stored.stored, lambda *rest: at(2, *rest), args[3], args[4]):
-            for j in range(5):
+            for j in range(DIGITS):
                 word = splatted(builder, at(5, args[6], 32 * j + 4 * number, I32), 16)
                 sums[j] = dotted(isa, builder, sums[j], vector, builder.bitcast(word, I8X64.llvm))
-        eights = splatted(builder, ir.Constant(I32, 8), 16)
-        low, middle = (builder.add(sums[j], builder.shl(sums[j + 1], eights)) for j in (0, 2))
-        function = _fma(builder)
-        low, middle, top = (builder.sitofp(each, F64X16.llvm) for each in (low, middle, sums[4]))
-        upper = builder.call(function, [top, _constant(2.0**32), splatted(builder, args[7], 16)])
-        return builder.fadd(builder.call(function, [middle, _constant(65536.0), low]), upper)
+        return _whole(builder, sums, splatted(builder, args[7], 16))
 
     number = types.int64
     return F64X16(isa, stored, w, number, number, digits, number, types.float64), emit
+
+
+def _read(builder: Any, first: Any, offset: int, llvm: Any) -> Any:
+    """What lies `offset` bytes behind an address, at any alignment."""
+    value = builder.load(builder.bitcast(builder.gep(first, [ir.Constant(I64, offset)]), llvm.as_pointer()))
+    value.align = 1
+    return value
+
+
+def _whole(builder: Any, sums: list[Any], start: Any) -> Any:
+    """The digits' sums as one number in float64, and `start` added: exact."""
+    eights = splatted(builder, ir.Constant(I32, 8), 16)
+    pairs = [builder.add(sums[j], builder.shl(sums[j + 1], eights)) for j in (0, 2)]
+    low, middle, top = (builder.sitofp(each, F64X16.llvm) for each in (*pairs, sums[4]))
+    upper = builder.call(_fma(builder), [top, _constant(2.0**32), start])
+    return builder.fadd(builder.call(_fma(builder), [middle, _constant(65536.0), low]), upper)
 
 
 def _constant(number: float) -> Any:
