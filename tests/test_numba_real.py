@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import packed_cases
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,16 +13,22 @@ from numpy.typing import NDArray
 from strategies import Fill, any_numbers, moderate
 
 from lepton_ref.backends.numba_dot import Isa, available
-from lepton_ref.backends.numba_panels import Panels
+from lepton_ref.backends.numba_panels import KINDS, Panels
+from lepton_ref.backends.numba_panels_dense import F32
 from lepton_ref.backends.numba_panels_real import pack_real
 from lepton_ref.backends.numba_real_call import linear
 from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.numerics import get_precision
 from lepton_ref.ops.linear import linear as specified
 from lepton_ref.storage import FORMATS
+from lepton_ref.storage.affine import Affine
+from lepton_ref.storage.awq import AWQ
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockQuantised
+from lepton_ref.storage.byte_codes import pack as pack_codes
 from lepton_ref.storage.dense import Dense
+from lepton_ref.storage.gptq import GPTQ
+from lepton_ref.storage.scales import Scales
 
 NUMPY = NumpyBackend()
 PRECISIONS = ("reference", "bf16", "fp16")
@@ -88,6 +95,48 @@ def test_quantised_weights(name: str, rows: int, outputs: int, count: int, fill:
     width = count * FORMATS[name].length
     weight = blocks(name, outputs, width, seed)
     same(fill((rows, width)), weight, fill((outputs,)) if biased else None)
+
+
+def in_groups() -> list[Weight]:
+    """Integers of 4 and 8 bits with a scale and a zero point for each group: exact in float32, and not."""
+    rng = np.random.default_rng(6)
+    made: list[Weight] = [
+        GPTQ(**packed_cases.gptq(rng, bits=bits, version=2, outputs=40, inputs=128, groups=2).parts) for bits in (4, 8)
+    ]
+    made.append(AWQ(**packed_cases.awq(rng, eights=5, inputs=96, groups=3).parts))
+    for bits in (4, 8):
+        codes, scales = rng.integers(0, 1 << bits, (20, 64)).astype(np.uint8), rng.random((20, 2)) + 0.5
+        zeros = rng.integers(0, 1 << bits, (20, 2)).astype(np.uint8)
+        made.append(
+            Affine(
+                pack_codes(codes, bits),
+                Scales(scales.astype(np.float16), "F16"),
+                zeros,
+                bits=bits,
+                columns=64,
+                tile=(1, 32),
+            )
+        )
+    return made
+
+
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("rows", [1, 5])
+def test_integers_in_groups(number: int, rows: int) -> None:
+    weight = in_groups()[number]
+    assert same(numbers(7, (rows, weight.shape[1])), weight, numbers(8, (weight.shape[0],))) == 0
+
+
+def test_what_keeps_its_integers() -> None:
+    """Every format whose elements are float32 by themselves; others become float32 where an element is rounded."""
+    kinds = {name: _packed(blocks(name, 16, FORMATS[name].length, 9)).kind for name in BLOCKS}
+    assert kinds == {name: KINDS[name] for name in BLOCKS}
+    assert [_packed(weight).kind for weight in in_groups()[3:]] == [KINDS["INT4"], KINDS["INT8"]]
+    rough = blocks("Q4_1", 16, 32, 9)
+    rough.raw[5, :4] = np.array([1.0, 2.0**-24], dtype="<f2").view(np.uint8)
+    assert _packed(rough).kind == F32
+    assert _packed(blocks("Q2_K", 16, 256, 9)).kind == F32
+    assert pack_real(Dense(np.zeros((2, 2)), format="F64")) is None
 
 
 @pytest.mark.parametrize("name", BLOCKS)
