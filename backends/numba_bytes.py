@@ -100,6 +100,19 @@ def four_at(typing: Any, place: Any) -> Any:
     return I8X64(types.int64), emit
 
 
+@intrinsic
+def pair_sums(typing: Any, one: Any, two: Any) -> Any:
+    """`(v, v) -> v` of int32: the sums of neighbours, the first vector's in the lower half."""
+    if one != I32X16 or two != I32X16:
+        return None
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        picks = [ir.Constant(ir.VectorType(I32, 16), list(range(start, 32, 2))) for start in (0, 1)]
+        return builder.add(*(builder.shuffle_vector(args[0], args[1], pick) for pick in picks))
+
+    return I32X16(I32X16, I32X16), emit
+
+
 def scalar_loader(element: str) -> Any:
     """`(array, index) -> number`: one number of the element type at a place of a flat array, at any alignment."""
 
@@ -170,17 +183,23 @@ def address(typing: Any, array: Any) -> Any:
     return types.int64(array), emit
 
 
-@intrinsic
-def prefetch_at(typing: Any, place: Any) -> Any:
-    """`(address)`: ask for the cache line there; one outside of all arrays does no harm."""
+def prefetcher(nearness: int) -> Any:
+    """`(address)`: ask for the cache line there; one outside of all arrays does no harm. 3 is the nearest cache."""
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        line = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-        function = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [line.type, I32, I32, I32])
-        builder.call(function, [line, *(ir.Constant(I32, number) for number in (0, 3, 1))])
-        return context.get_dummy_value()
+    @intrinsic
+    def prefetch(typing: Any, place: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            line = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+            function = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [line.type, I32, I32, I32])
+            builder.call(function, [line, *(ir.Constant(I32, number) for number in (0, nearness, 1))])
+            return context.get_dummy_value()
 
-    return types.none(types.int64), emit
+        return types.none(types.int64), emit
+
+    return prefetch
+
+
+prefetch_at, prefetch_to_second = prefetcher(3), prefetcher(2)
 
 
 def _first(builder: Any, count: Any) -> Any:

@@ -10,13 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from lepton_ref.backends.numba_bytes import address, f64_at, put_f64, put_i32
-from lepton_ref.backends.numba_integer_finish import finish, reach_of
+from lepton_ref.backends.numba_bytes import (
+    address,
+    f64_at,
+    i32_at,
+    int_to_f64,
+    pair_sums,
+    prefetch_to_second,
+    put_f64,
+    put_i32,
+    store_f64,
+    store_i32,
+)
+from lepton_ref.backends.numba_integer_finish import EXACT, finish, reach_of
 from lepton_ref.backends.numba_integer_repair import repair_open
 from lepton_ref.backends.numba_integer_tile import Tile, tile_sums
 from lepton_ref.backends.numba_integer_unpack import has_minimum, has_zero, unpack_codes, unpack_scales
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import OFFSETS
+from lepton_ref.backends.numba_rounding import splat_i32
 
 ROWS = 4
 """Rows of a tile."""
@@ -41,38 +53,47 @@ def scratch_bytes(width: Any, rows: Any) -> Any:
 def prepare(kind: Any, d: Any, sums: Any, rows: Any, blocks: Any, S: Any, starts: Any, weighted: Any) -> None:
     """What dots start from, and d·Σq."""
     factor = -np.int64(1 if has_zero(kind) else OFFSETS[kind])
-    for i in range(rows * blocks):
-        both = np.int64(sums[2 * i]) + sums[2 * i + 1]
+    many = splat_i32(np.int32(factor))
+    N, D = address(sums), address(d)
+    count = rows * blocks
+    for i in range(0, count // 16 * 16, 16):
+        one, two = i32_at(N + 8 * i), i32_at(N + 8 * i + 64)
+        both = pair_sums(one, two)
+        if kind == 7:
+            store_i32(S, starts + 8 * i, one * many)
+            store_i32(S, starts + 8 * i + 64, two * many)
+        else:
+            store_i32(S, starts + 4 * i, both * many)
+        store_f64(S, weighted + 8 * i, int_to_f64(both) * f64_at(D + 8 * i))
+    for i in range(count // 16 * 16, count):
+        both_ = np.int64(sums[2 * i]) + sums[2 * i + 1]
         if kind == 7:
             put_i32(S, starts + 8 * i, np.int32(factor * sums[2 * i]))
             put_i32(S, starts + 8 * i + 4, np.int32(factor * sums[2 * i + 1]))
         else:
-            put_i32(S, starts + 4 * i, np.int32(factor * both))
-        put_f64(S, weighted + 8 * i, d[i] * np.float64(both))
+            put_i32(S, starts + 4 * i, np.int32(factor * both_))
+        put_f64(S, weighted + 8 * i, d[i] * np.float64(both_))
 
 
 @njit(nogil=True)
-def tile(isa: Any, kind: Any, four: Any, places: Any) -> None:
+def tile(isa: Any, kind: Any, four: Any, places: Any) -> Any:
     """The sums of four rows, or one, and two panels. places: the arguments of `tile_sums`."""
     if kind == 7:
-        if four:
-            tile_sums(isa, FOUR_HALVES, *places)
-        else:
-            tile_sums(isa, ONE_HALVES, *places)
-    elif has_minimum(kind):
-        if four:
-            tile_sums(isa, FOUR_MINIMUM, *places)
-        else:
-            tile_sums(isa, ONE_MINIMUM, *places)
-    elif has_zero(kind):
-        if four:
-            tile_sums(isa, FOUR_ZERO, *places)
-        else:
-            tile_sums(isa, ONE_ZERO, *places)
-    elif four:
-        tile_sums(isa, FOUR_PLAIN, *places)
-    else:
-        tile_sums(isa, ONE_PLAIN, *places)
+        return tile_sums(isa, FOUR_HALVES, *places) if four else tile_sums(isa, ONE_HALVES, *places)
+    if has_minimum(kind):
+        return tile_sums(isa, FOUR_MINIMUM, *places) if four else tile_sums(isa, ONE_MINIMUM, *places)
+    if has_zero(kind):
+        return tile_sums(isa, FOUR_ZERO, *places) if four else tile_sums(isa, ONE_ZERO, *places)
+    return tile_sums(isa, FOUR_PLAIN, *places) if four else tile_sums(isa, ONE_PLAIN, *places)
+
+
+@njit(nogil=True)
+def longest(lengths: Any, row: Any, count: Any) -> Any:
+    """The largest length in grains of these rows."""
+    most = lengths[2 * row + 1]
+    for i in range(1, count):
+        most = max(most, lengths[2 * (row + i) + 1])
+    return most
 
 
 @njit(nogil=True)
@@ -112,7 +133,16 @@ def many_rows(
     C, scratch = address(W) if bytes_ else address(S), address(S)
     Q, D, ys, biases, lengths_of = address(q), address(d), address(F), address(bias), address(W) + w0 + at[4]
     prepare(kind, d, sums, rows, blocks, S, starts, weighted)
+    base, all_ = address(W) + w0, (outputs + 15) // 16
+    size = 512 * blocks if bytes_ else 256 * blocks
+    tiles = (rows + ROWS - 1) // ROWS if rows >= ROWS else rows
+    each = (2 * size // 64 + tiles - 1) // tiles
     for panel in range(first_panel, last_panel, 2):
+        following = base + at[0] + size * (panel + 2)
+        for part in range(1, 4):
+            some = (at[part + 1] - at[part]) // all_
+            for line in range(some * (panel + 2), some * (panel + 4), 64):
+                prefetch_to_second(base + at[part] + line)
         both = min(2, last_panel - panel)
         codes = w0 + at[0] + wide * panel if bytes_ else unpacked
         for j in range(both):
@@ -122,17 +152,26 @@ def many_rows(
                 unpack_codes(kind, W, w0, at, blocks, panel + j, S, unpacked + j * wide)
         far = lengths_of + 128 * panel
         reach, second = reach_of(far), reach_of(far + 128) if both == 2 else np.inf
-        row = np.int64(0)
-        while row < rows:
-            count = ROWS if row + ROWS <= rows else 1
+        plain = form == 0 and bias0 < 0 and 16 * panel + 32 <= outputs
+        done, line = np.int64(0), following
+        while done < rows:
+            for _ in range(each):  # of the next two panels, while these are used
+                prefetch_to_second(line)
+                line += 64
+            count = ROWS if rows >= ROWS else 1
+            row = min(done, rows - count)  # the last tile has rows of the one before it
             # a panel that is not there has the codes of the one before it
             first = row * blocks
+            exact = plain and longest(lengths, row, count) * max(reach, second) < EXACT
             places = (
                 C, codes, wide if both == 2 else 0, scratch, stride, scales, scales + 128 * blocks, Q, 32 * first, D,
                 8 * first, blocks, starts + step * first, step, weighted + 8 * first, out,
+                ys + 4 * (y0 + row * ystride + 16 * panel) if exact else np.int64(0), 4 * ystride,
             )  # fmt: skip
-            tile(isa, kind, count == ROWS, places)
-            for i in range(count):
+            if tile(isa, kind, count == ROWS, places) == 0:
+                done = row + count
+                continue
+            for i in range(done - row, count):
                 length, grains = lengths[2 * (row + i)], lengths[2 * (row + i) + 1]
                 for j in range(both):
                     column = 16 * (panel + j)
@@ -148,4 +187,4 @@ def many_rows(
                             opened, kind, W, w0, at, q, d, sums, row + i, column, width, bias, bias_at, form, F, y,
                             stuck,
                         )  # fmt: skip
-            row += count
+            done = row + count

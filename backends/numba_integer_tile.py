@@ -15,8 +15,10 @@ on its neighbours.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -25,7 +27,7 @@ from numba.extending import intrinsic, models, register_model, typeof_impl
 
 from lepton_ref.backends.numba_dot import IsaType, dotted
 from lepton_ref.backends.numba_jit import njit
-from lepton_ref.backends.numba_types import F64X16, I8X64, I32, I32X16, I64, declared, splatted
+from lepton_ref.backends.numba_types import F32X16, F64X16, I8X64, I32, I32X16, I64, declared, splatted
 
 MODES = ("plain", "zero", "minimum", "halves")
 
@@ -87,6 +89,27 @@ def store_sums(typing: Any, tile: Any, sums: Any, place: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(tile, sums, types.int64), emit
+
+
+@intrinsic
+def store_rounded(typing: Any, tile: Any, sums: Any, place: Any, step: Any) -> Any:
+    """`(tile, sums, address, step) -> int64`: rounded to float32 at the address, a row every `step` bytes.
+
+    What it gives is not 0 if one of the sums is.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        nothing, zeros = ir.Constant(F64X16.llvm, None), []
+        for i in range(tile.rows * tile.panels):
+            row, panel = divmod(i, tile.panels)
+            ahead = builder.add(builder.mul(args[3], ir.Constant(I64, row)), ir.Constant(I64, 64 * panel))
+            value = builder.extract_value(args[1], i)
+            where = builder.inttoptr(builder.add(args[2], ahead), F32X16.llvm.as_pointer())
+            builder.store(builder.fptrunc(value, F32X16.llvm), where).align = 1
+            zeros.append(builder.bitcast(builder.fcmp_ordered("==", value, nothing), ir.IntType(16)))
+        return builder.zext(functools.reduce(builder.or_, zeros), I64)
+
+    return types.int64(tile, sums, types.int64, types.int64), emit
 
 
 class _Reader:
@@ -260,8 +283,14 @@ def tile_sums(
     step: Any,
     weighted: Any,
     out: Any,
-) -> None:
-    """All blocks of a tile, its sums into S at `out`. Arguments as of `add_block`, for the first block."""  # fmt: skip
+    y: Any,
+    y_step: Any,
+) -> Any:
+    """All blocks of a tile, its sums into S at `out`; arguments as of `add_block`, for the first block.
+
+    Where y is an address, the sums are exact: they are also rounded to float32 there, a row every `y_step` bytes. What
+    is returned is 0 if nothing more is to be done.
+    """
     sums = no_sums(tile)
     for b in range(blocks):
         sums = add_block(
@@ -269,3 +298,4 @@ def tile_sums(
             d + 8 * b, blocks, starts + step * b, weighted + 8 * b,
         )  # fmt: skip
     store_sums(tile, sums, S + out)
+    return store_rounded(tile, sums, y, y_step) if y else np.int64(-1)
