@@ -29,8 +29,6 @@ from lepton_ref.backends.numba_dot import IsaType, dotted
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_types import F32X16, F64X16, I8X64, I32, I32X16, I64, declared, splatted
 
-MODES = ("plain", "zero", "minimum", "halves")
-
 
 class Tile:
     """The shape and mode of a tile, as a value that kernels take."""
