@@ -33,12 +33,15 @@ class NumbaBackend(NumpyBackend):
         except ImportError as error:
             raise ImportError("backend 'numba' needs Numba: pip install 'lepton-ref[numba]'") from error
         from lepton_ref.backends.numba_dot import chosen
+        from lepton_ref.backends.numba_softmax import log_softmax_at
         from lepton_ref.backends.numba_whole import Whole
 
         self._version = str(numba.__version__)
         self.isa = chosen(isa)
         self._whole = Whole(self.isa)
-        self.kernels: Mapping[tuple[str, type], Kernel] = MappingProxyType({("program", type(None)): self._whole})
+        self.kernels: Mapping[tuple[str, type], Kernel] = MappingProxyType(
+            {("program", type(None)): self._whole, ("log_softmax_at", type(None)): log_softmax_at}
+        )
 
     def __repr__(self) -> str:
         return f"NumbaBackend(numba {self._version}, {self.isa.name})"

@@ -29,7 +29,7 @@ SLACK = 1 + 2.0**-20
 
 @njit(nogil=True, cache=True)
 def row_sum(x: Any, start: Any, width: Any) -> Any:
-    """-> the largest of x[start … start + width − 1] and Σ exp(x − largest); NaN where one is, or the largest infinite."""
+    """-> the largest of x[start … start + width − 1] and Σ exp(x − largest); NaN where one is or the largest is ∞."""
     top, k = splat_f64(-math.inf), 0
     while k + 16 <= width:
         value = to_f64(load_floats(x, start + k))
