@@ -158,7 +158,7 @@ def go_back(cache: KVCache, prompts: list[list[int]]) -> list[int]:
     """
     kept = cache.counts
     for b, (held, prompt) in enumerate(zip(cache.ids, prompts, strict=True)):
-        same = [a == b for a, b in zip(held or (), prompt[:-1], strict=False)]
+        same = [one == other for one, other in zip(held or (), prompt[:-1], strict=False)]
         wanted = kept.copy()
         wanted[b] = [*same, False].index(False)
         kept[b] = wanted[b] if cache.can_truncate(wanted) else 0

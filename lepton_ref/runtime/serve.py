@@ -201,7 +201,7 @@ class Server:
         best, most = None, SHARED - 1
         for request in self._running:
             held = request.cache.ids[0] or ()
-            same = [a == b for a, b in zip(held, prompt[:-1], strict=False)]
+            same = [one == other for one, other in zip(held, prompt[:-1], strict=False)]
             common = [*same, False].index(False)
             if common > most and request.cache.can_truncate(common):
                 best, most = request, common
