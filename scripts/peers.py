@@ -38,6 +38,7 @@ from peers_tasks import (
     SOURCE,
     STARTERS,
     TASKS,
+    WORKING_SET,
     Model,
 )
 from readme_figures import package_folder
@@ -171,7 +172,10 @@ class Run:
                 }
                 found = self.measured(asks, f"{model.label}, {task.label}")
                 for engine, entry in found.items():
-                    entry["tokens"] = 1 if engine == READING else task.tokens or 1
+                    if engine == READING:
+                        entry["amount"] = WORKING_SET
+                    else:
+                        entry["tokens"] = task.tokens or 1
                 place["threads"].setdefault(str(threads), {})[task.name] = found
                 self.save()
         finally:
@@ -211,7 +215,11 @@ class Run:
             say(f"operations, {threads} threads")
             wanted = [operation for operation in OPERATIONS if operation.engine in workers]
             asks = {one.name: asking(workers[one.engine], one.question) for one in wanted}
-            self.record["operations"][str(threads)] = self.measured(asks, "operations")
+            found = self.measured(asks, "operations")
+            for operation in wanted:
+                if operation.name in found:
+                    found[operation.name]["amount"] = operation.weights or operation.work
+            self.record["operations"][str(threads)] = found
             self.save()
         finally:
             for worker in workers.values():

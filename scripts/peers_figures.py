@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from peers_rounds import median
-from peers_tasks import ENGINES, LLAMA_CPP, MODELS, OPERATIONS, OUR_REFERENCE, OURS, READING, TASKS, WORKING_SET
+from peers_tasks import ENGINES, LLAMA_CPP, MODELS, OPERATIONS, OUR_REFERENCE, OURS, READING, TASKS
 
 DECODE, PREFILL, REFERENCE, SHARE, SGEMM, START = 2.0, 2.5, 1.2, 0.85, 0.6, 1.0
 """The project's targets: times llama.cpp's speed; of the bandwidth; of sgemm's speed; seconds after llama.cpp."""
@@ -28,18 +28,20 @@ def ratio(ours: Mapping[str, Any], others: Mapping[str, Any]) -> float:
     return speed(ours)[0] / speed(others)[0]
 
 
+def amount(entry: Mapping[str, Any]) -> float:
+    """Bytes, or floating-point operations, a second."""
+    return float(entry["amount"] * speed(entry)[0])
+
+
 def bandwidth(found: Mapping[str, Any]) -> float | None:
     """Bytes a second of plain reading, measured in turn with a task's engines; None where it was not."""
-    return WORKING_SET * speed(found[READING])[0] if READING in found else None
+    return amount(found[READING]) if READING in found else None
 
 
 def share(name: str, found: Mapping[str, Any]) -> float:
     """The operation's bytes or work a second as a share of those of the operation that it stands beside."""
-    by_name = {operation.name: operation for operation in OPERATIONS}
-    own = by_name[name]
-    other = by_name[own.beside]
-    mine, others = (one.weights or one.work for one in (own, other))
-    return mine * speed(found[name])[0] / (others * speed(found[own.beside])[0])
+    beside = next(operation.beside for operation in OPERATIONS if operation.name == name)
+    return amount(found[name]) / amount(found[beside])
 
 
 def times(value: float) -> str:

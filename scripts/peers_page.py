@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peers_figures import missing, ratio, share, speed, threads_label, times, verdicts
+from peers_figures import amount, missing, ratio, share, speed, threads_label, times, verdicts
 from peers_plot import drawing
 from peers_rounds import median
 from peers_tasks import ENGINES, LLAMA_CPP, MODELS, OPERATIONS, OURS, TASKS
@@ -87,9 +87,8 @@ def operations_table(record: Mapping[str, Any]) -> list[str]:
             if entry is None:
                 cells.append("–")
                 continue
-            amount, unit = (operation.weights, "GB/s") if operation.weights else (operation.work, "GFLOP/s")
-            value, dirty = speed(entry)
-            cell = f"{amount * value / 1e9:.1f} {unit}{'*' if dirty else ''}"
+            unit = "GB/s" if operation.weights else "GFLOP/s"
+            cell = f"{amount(entry) / 1e9:.1f} {unit}{'*' if speed(entry)[1] else ''}"
             if beside is not None:
                 cell += f" ({share(operation.name, found):.0%})"
             cells.append(cell)

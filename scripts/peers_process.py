@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 FOREIGN_KERNELS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 """What makes OpenBLAS take other kernels than this processor's own."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+LONGEST = 300.0
+"""Seconds that an answer may take; the process is ended then, and its engine named as missing."""
 SCRIPT = Path(__file__).with_name("peers_worker.py")
 
 
@@ -80,14 +84,20 @@ class Worker:
         """The answer; {"error": …} where the process ended instead."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        watch = threading.Timer(LONGEST, self.process.kill)
+        watch.start()
         try:
             self.process.stdin.write(json.dumps(question) + "\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except OSError:
             line = ""
+        finally:
+            watch.cancel()
         if not line:
-            return {"error": f"the process ended with {self.process.wait()}; see {self.log.name}"}
+            gone = self.process.wait()
+            late = f", perhaps since it took more than {LONGEST:g} s" if gone == -signal.SIGKILL else ""
+            return {"error": f"the process ended with {gone}{late}; see {self.log.name}"}
         return dict(json.loads(line))
 
     def close(self) -> None:

@@ -144,6 +144,15 @@ def test_a_worker_that_ends_is_an_error_and_no_hang(tmp_path: Path) -> None:
     child.close()
 
 
+def test_a_worker_that_does_not_answer_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "silent.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setattr(process, "SCRIPT", tmp_path / "silent.py")
+    monkeypatch.setattr(process, "LONGEST", 0.1)
+    child = process.Worker(sys.executable, 1, tmp_path / "log")
+    assert "ended with -9, perhaps since it took more than 0.1 s" in child.ask(do="tokens")["error"]
+    child.close()
+
+
 def test_a_tiny_model_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     chosen = process.Engine("ours", "ours", "lepton_ref", {"backend": "numpy", "precision": "reference"})
     child, versions = process.load(chosen, sys.executable, str(TINY), 1, tmp_path / "log")
