@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 from peers_figures import speed, threads_label
 from peers_tasks import ENGINES, MODELS, TASKS
 
-LEFT, COLUMN, GAP, ROW, TOP, PANEL = 190, 190, 20, 30, 70, 46
+LEFT, COLUMN, GAP, ROW, TOP, PANEL = 200, 190, 20, 30, 84, 60
 BAR = 10
 COLOURS = {"lepton_ref": "#2f6fb0", "llama.cpp": "#c8553d", "transformers": "#8a8d91", "onnxruntime": "#5f9e6e"}
 """By the first word of an engine's name."""
@@ -63,7 +63,7 @@ def _legend(record: Mapping[str, Any], width: int) -> list[str]:
 
 def _panel(label: str, place: Mapping[str, Any], y: int) -> list[str]:
     names, counts = rows(place), sorted(place["threads"], key=int)
-    lines = [f'<text x="16" y="{y - 8}" font-size="14" font-weight="bold">{escape(label)}</text>']
+    lines = [f'<text x="16" y="{y - 26}" font-size="14" font-weight="bold">{escape(label)}</text>']
     for row, name in enumerate(names):
         lines.append(f'<text x="{LEFT - 10}" y="{y + ROW * row + 16}" text-anchor="end">{escape(name)}</text>')
     for column, task in enumerate(TASKS):

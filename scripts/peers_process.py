@@ -16,7 +16,7 @@ from typing import Any
 FOREIGN_KERNELS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 """What makes OpenBLAS take other kernels than this processor's own."""
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-LONGEST = 300.0
+LONGEST = 600.0
 """Seconds that an answer may take; the process is ended then, and its engine named as missing."""
 SCRIPT = Path(__file__).with_name("peers_worker.py")
 
