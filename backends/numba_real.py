@@ -27,7 +27,7 @@ from lepton_ref.backends.numba_real_quantised import quantised_dot, roundings
 from lepton_ref.backends.numba_real_round import round_panel, unpack
 from lepton_ref.backends.numba_real_rows import COLUMNS, TILE_ROWS, UPWARD, prepare_rows
 from lepton_ref.backends.numba_real_tile import BREADTH, HEIGHT, tile
-from lepton_ref.backends.numba_real_unpacked import unpack_panel, unpacked_dot
+from lepton_ref.backends.numba_real_unpacked import unpack_panel, unpacked_dots
 from lepton_ref.backends.numba_rounding import splat_f64
 
 __all__ = ["prepare_rows", "real_linear"]
@@ -83,17 +83,15 @@ def real_linear(
     sums, codes = s0 + BREADTH * COLUMNS, s0 + BREADTH * COLUMNS + 16 * rows
     unit = (roundings(blocks) if kind < F32 else width // 4 + 10) * UNIT * UPWARD
     for panel in range(first_panel, last_panel):
-        if kind < F32 and rows > 1:
-            unpack_panel(kind, W, w0, at, panel, blocks, S, codes)
-        for row in range(rows):
-            digits, place = d0 + 160 * blocks * row, body + 3 * blocks * row
-            if kind >= F32:
+        if kind >= F32:
+            for row in range(rows):
                 value = dense_dot(kind, W, w0 + at[0], panel, P, body + row * width, width)
-            elif rows == 1:
-                value = quantised_dot(isa, kind, W, w0, at, panel, width, D, digits, P, place)
-            else:
-                value = unpacked_dot(isa, kind, S, codes, blocks, D, digits, P, place)
-            store_f64(S, sums + 16 * row, value)
+                store_f64(S, sums + 16 * row, value)
+        elif rows == 1:
+            store_f64(S, sums, quantised_dot(isa, kind, W, w0, at, panel, width, D, d0, P, body))
+        else:
+            unpack_panel(kind, W, w0, at, panel, blocks, S, codes)
+            unpacked_dots(isa, kind, S, codes, blocks, rows, D, d0, P, body, sums)
         round_panel(
             kind, W, w0, at, F, x0, xstride, 0, rows, y0, ystride, panel, outputs, width, B, bias0, form, P, p0, unit,
             sums, 16, S, s0, stuck,

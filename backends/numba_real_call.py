@@ -11,6 +11,7 @@ from lepton_ref.backends.numba_dot import Isa, chosen
 from lepton_ref.backends.numba_panels import Panels
 from lepton_ref.backends.numba_panels_dense import F32
 from lepton_ref.backends.numba_real import ROWS, prepare_rows, real_linear
+from lepton_ref.backends.numba_real_digits import FACTORS
 from lepton_ref.backends.numba_real_rows import COLUMNS
 from lepton_ref.backends.numba_real_tile import BREADTH, HEIGHT
 from lepton_ref.backends.numba_threads import Team
@@ -21,7 +22,7 @@ def prepared_sizes(kind: int, rows: int, width: int) -> tuple[int, int]:
     blocks = -(-width // 32)
     if kind >= F32:
         return _padded(rows) * (width + 1), 0
-    return _padded(rows) + 3 * blocks * rows, 160 * blocks * rows
+    return _padded(rows) + FACTORS * blocks * rows, 160 * blocks * rows
 
 
 def scratch_size(kind: int, rows: int, width: int) -> int:

@@ -6,10 +6,13 @@ from typing import Any
 
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_dense import BF16, F32
-from lepton_ref.backends.numba_real_kinds import bf16, f16, f32, weights
+from lepton_ref.backends.numba_real_kinds import bf16, bytes_of, f16, f32, prefetch, weights
 from lepton_ref.backends.numba_rounding import splat_f64
 from lepton_ref.backends.numba_types import F64X16
 from lepton_ref.backends.numba_vectors import fma, storer
+
+AHEAD = 4096
+"""Bytes between what is read and what is asked for beside it."""
 
 store_f64 = storer(F64X16)
 
@@ -18,7 +21,10 @@ store_f64 = storer(F64X16)
 def _dot(stored: Any, W: Any, start: Any, X: Any, x: Any, width: Any) -> Any:
     a = b = c = d = splat_f64(-0.0)
     whole = width - width % 4
+    size = bytes_of(stored)
     for k in range(0, whole, 4):
+        for line in range(size):
+            prefetch(W, start + 16 * size * k + AHEAD + 64 * line)
         a = fma(weights(stored, W, start, 16 * k), splat_f64(X[x + k]), a)
         b = fma(weights(stored, W, start, 16 * k + 16), splat_f64(X[x + k + 1]), b)
         c = fma(weights(stored, W, start, 16 * k + 32), splat_f64(X[x + k + 2]), c)

@@ -35,6 +35,7 @@ from lepton_ref.backends.numba_vectors import (
 
 DIGITS = 5
 SHIFT = 38
+FACTORS = 5
 BIAS = 0x8080808080
 """128 for every digit: with it added, digits are bytes."""
 
@@ -60,7 +61,7 @@ def _numbers(F: Any, x: Any, left: Any) -> Any:
 def cut(F: Any, x: Any, width: Any, D: Any, d: Any, P: Any, p: Any) -> float:
     """One row into digits, D[d + 160·block + 32·j + i]; returns at least ‖r‖.
 
-    P[p + 3·block] becomes 2^(e − 38), the next two Σ X of either half of the block.
+    P[p + 5·block …] becomes u = 2^(e − 38), 2¹⁶·u, 2³²·u, and u·Σ X of either half of the block.
     """
     squares = splat_f64(0.0)
     bias = splat_i64(np.int64(BIAS))
@@ -68,16 +69,18 @@ def cut(F: Any, x: Any, width: Any, D: Any, d: Any, P: Any, p: Any) -> float:
         at, left = x + 32 * block, width - 32 * block
         low, high = _numbers(F, at, left), _numbers(F, at + 16, left - 16)
         e = math.frexp(largest(select(absolute(low) > absolute(high), absolute(low), absolute(high))))[1]
-        up, down = splat_f64(math.ldexp(1.0, SHIFT - e)), splat_f64(math.ldexp(1.0, e - SHIFT))
-        P[p + 3 * block] = math.ldexp(1.0, e - SHIFT)
+        unit = math.ldexp(1.0, e - SHIFT)
+        up, down = splat_f64(1.0 / unit), splat_f64(unit)
+        place = p + FACTORS * block
+        P[place], P[place + 1], P[place + 2] = unit, 65536.0 * unit, 65536.0 * 65536.0 * unit
         for half in range(2):
             value = low if half == 0 else high
             whole = rint(value * up)
             rest = value - whole * down
             squares = fma(rest, rest, squares)
-            P[p + 3 * block + 1 + half] = total(whole)
+            P[place + 3 + half] = total(whole) * unit
             digits = (to_i64(whole) + bias) ^ bias
-            place = d + 160 * block + 16 * half
+            to = d + 160 * block + 16 * half
             for j in range(DIGITS):
-                store_i8(D, place + 32 * j, to_i8(shifted_right(digits, 8 * j)))
+                store_i8(D, to + 32 * j, to_i8(shifted_right(digits, 8 * j)))
     return math.sqrt(total(squares)) * (1 + 2.0**-20)

@@ -46,6 +46,19 @@ f32, bf16, f16 = _maker("f32"), _maker("bf16"), _maker("f16")
 eight, four, five = _maker("eight"), _maker("four"), _maker("five")
 six_low, six_high = _maker("six_low"), _maker("six_high")
 eight_low, eight_high = _maker("eight_low"), _maker("eight_high")
+spread = _maker("spread")
+
+
+@intrinsic
+def bytes_of(typing: Any, stored: Any) -> Any:
+    """`(stored) -> int64`: the bytes of a number."""
+    if not isinstance(stored, StoredType):
+        return None
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), BYTES[stored.stored])
+
+    return types.int64(stored), emit
 
 
 @intrinsic

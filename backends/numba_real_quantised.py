@@ -32,6 +32,7 @@ from lepton_ref.backends.numba_bytes import (
 )  # fmt: skip
 from lepton_ref.backends.numba_dot import IsaType, dotted
 from lepton_ref.backends.numba_jit import njit
+from lepton_ref.backends.numba_real_digits import FACTORS
 from lepton_ref.backends.numba_real_kinds import StoredType, ask_for, eight, five, four, six_high, six_low
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 from lepton_ref.backends.numba_types import F64X16, I8X64, I32, I32X16, I64, declared, pointer, splatted
@@ -40,6 +41,9 @@ from lepton_ref.backends.numba_vectors import fma
 DIGITS = 5
 UNIT = 2.0**-53
 UPWARD = 1 + 2.0**-20
+
+BYTES = {"eight": (0, 8), "spread": (0, 8), "eight_low": (0, 4), "eight_high": (4, 8)}
+"""Layout of codes in bytes → the first vector of a block, and the one behind the last; "spread" were nibbles."""
 
 AHEAD = 4096
 """Bytes between a block and what is asked for beside it, so that it has come when its turn comes."""
@@ -60,8 +64,10 @@ def whole_length(length: Any, left: Any, blocks: Any) -> Any:
 
 
 @intrinsic
-def block_sum(typing: Any, isa: Any, stored: Any, w: Any, codes: Any, high: Any, digits: Any, d: Any, less: Any) -> Any:
-    """`(isa, stored, W, codes, high, D, d, less) -> f64`: Σ X·c of one block for sixteen rows, plus `less`; exact."""
+def block_sum(
+    typing: Any, isa: Any, stored: Any, w: Any, codes: Any, high: Any, digits: Any, d: Any, P: Any, p: Any, start: Any
+) -> Any:
+    """`(isa, stored, W, codes, high, D, d, P, p, start) -> f64`: u·Σ X·c of a block for sixteen rows, and `start`."""
     if not isinstance(isa, IsaType) or not isinstance(stored, StoredType):
         return None
 
@@ -79,10 +85,12 @@ def block_sum(typing: Any, isa: Any, stored: Any, w: Any, codes: Any, high: Any,
             for j in range(DIGITS):
                 word = splatted(builder, at(5, args[6], 32 * j + 4 * number, I32), 16)
                 sums[j] = dotted(isa, builder, sums[j], vector, builder.bitcast(word, I8X64.llvm))
-        return _whole(builder, sums, splatted(builder, args[7], 16))
+        first = pointer(context, builder, signature.args[7], args[7], args[8], ir.IntType(8))
+        factors = [splatted(builder, _read(builder, first, 8 * n, ir.DoubleType()), 16) for n in range(3)]
+        return _whole(builder, sums, factors, splatted(builder, args[9], 16), stored.stored in ("four", "spread"))
 
     number = types.int64
-    return F64X16(isa, stored, w, number, number, digits, number, types.float64), emit
+    return F64X16(isa, stored, w, number, number, digits, number, P, number, types.float64), emit
 
 
 def _read(builder: Any, first: Any, offset: int, llvm: Any) -> Any:
@@ -92,28 +100,28 @@ def _read(builder: Any, first: Any, offset: int, llvm: Any) -> Any:
     return value
 
 
-def _whole(builder: Any, sums: list[Any], start: Any) -> Any:
-    """The digits' sums as one number in float64, and `start` added: exact."""
-    eights = splatted(builder, ir.Constant(I32, 8), 16)
-    pairs = [builder.add(sums[j], builder.shl(sums[j + 1], eights)) for j in (0, 2)]
-    low, middle, top = (builder.sitofp(each, F64X16.llvm) for each in (*pairs, sums[4]))
-    upper = builder.call(_fma(builder), [top, _constant(2.0**32), start])
-    return builder.fadd(builder.call(_fma(builder), [middle, _constant(65536.0), low]), upper)
+def _whole(builder: Any, sums: list[Any], factors: list[Any], value: Any, narrow: bool) -> Any:
+    """The digits' sums times u as one number in float64, and `value` added: exact.
+
+    Of codes up to 15 the upper three digits are one integer: |d₄| ≤ 65, 32·65·15·2¹⁶ + 32·128·15·257 < 2³¹.
+    """
+    parts = [_joined(builder, sums[j], sums[j + 1], 8) for j in (0, 2)]
+    parts = [parts[0], _joined(builder, parts[1], sums[4], 16)] if narrow else [*parts, sums[4]]
+    fma_ = declared(builder, "llvm.fma.v16f64", F64X16.llvm, [F64X16.llvm] * 3)
+    for part, factor in zip(parts, factors, strict=False):
+        value = builder.call(fma_, [builder.sitofp(part, F64X16.llvm), factor, value])
+    return value
 
 
-def _constant(number: float) -> Any:
-    return ir.Constant(F64X16.llvm, [number] * 16)
-
-
-def _fma(builder: Any) -> Any:
-    return declared(builder, "llvm.fma.v16f64", F64X16.llvm, [F64X16.llvm] * 3)
+def _joined(builder: Any, low: Any, high: Any, bits: int) -> Any:
+    return builder.add(low, builder.shl(high, ir.Constant(low.type, [bits] * 16)))
 
 
 def _code_vectors(builder: Any, layout: str, at: Callable[[Any, int, Any], Any], codes: Any, high: Any) -> Any:
     """Yield (number, vector): the codes of inputs 4·number … 4·number + 3 of the block, from 0 on."""
     vector = I8X64.llvm
-    if layout in ("eight", "eight_low", "eight_high"):
-        first, last = {"eight": (0, 8), "eight_low": (0, 4), "eight_high": (4, 8)}[layout]
+    if layout in BYTES:
+        first, last = BYTES[layout]
         yield from ((j, at(codes, 64 * j, vector)) for j in range(first, last))
         return
     for j in range(4):
@@ -146,9 +154,10 @@ def _plain(
     """Q8_0, Q4_0, Q5_0."""
     value = splat_f64(0.0)
     for b in range(blocks):
-        less = -offset * (P[p + 3 * b + 1] + P[p + 3 * b + 2])
-        total = block_sum(isa, stored, W, codes + step * b, high + 64 * b, D, d + 160 * b, less)
-        value = fma(total, half_to_f64(load_halves(W, scales + 32 * b)) * splat_f64(P[p + 3 * b]), value)
+        place = p + FACTORS * b
+        start = -offset * (P[place + 3] + P[place + 4])
+        total = block_sum(isa, stored, W, codes + step * b, high + 64 * b, D, d + 160 * b, P, place, start)
+        value = fma(total, half_to_f64(load_halves(W, scales + 32 * b)), value)
     return value
 
 
@@ -159,10 +168,10 @@ def _with_minimum(
     """Q4_1, Q5_1."""
     value, least = splat_f64(0.0), splat_f64(0.0)
     for b in range(blocks):
-        whole = splat_f64((P[p + 3 * b + 1] + P[p + 3 * b + 2]) * P[p + 3 * b])
-        total = block_sum(isa, stored, W, codes + 256 * b, high + 64 * b, D, d + 160 * b, 0.0)
-        value = fma(total, half_to_f64(load_halves(W, scales + 64 * b)) * splat_f64(P[p + 3 * b]), value)
-        least = fma(whole, half_to_f64(load_halves(W, scales + 64 * b + 32)), least)
+        place = p + FACTORS * b
+        total = block_sum(isa, stored, W, codes + 256 * b, high + 64 * b, D, d + 160 * b, P, place, 0.0)
+        value = fma(total, half_to_f64(load_halves(W, scales + 64 * b)), value)
+        least = fma(splat_f64(P[place + 3] + P[place + 4]), half_to_f64(load_halves(W, scales + 64 * b + 32)), least)
     return value + least
 
 
@@ -178,11 +187,11 @@ def _k(
         if b % 8 == 0:
             scale = half_to_f64(load_halves(W, scales + 8 * b))
             minimum = half_to_f64(load_halves(W, scales + 8 * b + 32))
-        total = block_sum(isa, stored, W, codes + 256 * b, high + 64 * b, D, d + 160 * b, 0.0)
-        own = int_to_f64(unsigned_to_i32(load_bytes16(W, fine + 32 * b)))
-        value = fma(total, scale * own * splat_f64(P[p + 3 * b]), value)
-        whole = splat_f64((P[p + 3 * b + 1] + P[p + 3 * b + 2]) * P[p + 3 * b])
-        least = fma(whole, minimum * int_to_f64(unsigned_to_i32(load_bytes16(W, fine + 32 * b + 16))), least)
+        place = p + FACTORS * b
+        total = block_sum(isa, stored, W, codes + 256 * b, high + 64 * b, D, d + 160 * b, P, place, 0.0)
+        value = fma(total, scale * int_to_f64(unsigned_to_i32(load_bytes16(W, fine + 32 * b))), value)
+        own = minimum * int_to_f64(unsigned_to_i32(load_bytes16(W, fine + 32 * b + 16)))
+        least = fma(splat_f64(P[place + 3] + P[place + 4]), own, least)
     return value - least
 
 
@@ -196,11 +205,11 @@ def _six(
     for b in range(blocks):
         if b % 8 == 0:
             scale = half_to_f64(load_halves(W, scales + 4 * b))
-        here = scale * splat_f64(P[p + 3 * b])
-        total = block_sum(isa, six_low(), W, codes + 256 * b, high + 128 * b, D, d + 160 * b, -32.0 * P[p + 3 * b + 1])
-        value = fma(total, here * int_to_f64(signed_to_i32(load_bytes16(W, fine + 32 * b))), value)
-        total = block_sum(isa, six_high(), W, codes + 256 * b, high + 128 * b, D, d + 160 * b, -32.0 * P[p + 3 * b + 2])
-        other = fma(total, here * int_to_f64(signed_to_i32(load_bytes16(W, fine + 32 * b + 16))), other)
+        place, at, bits, digits = p + FACTORS * b, codes + 256 * b, high + 128 * b, d + 160 * b
+        total = block_sum(isa, six_low(), W, at, bits, D, digits, P, place, -32.0 * P[place + 3])
+        value = fma(total, scale * int_to_f64(signed_to_i32(load_bytes16(W, fine + 32 * b))), value)
+        total = block_sum(isa, six_high(), W, at, bits, D, digits, P, place, -32.0 * P[place + 4])
+        other = fma(total, scale * int_to_f64(signed_to_i32(load_bytes16(W, fine + 32 * b + 16))), other)
     return value + other
 
 
@@ -212,11 +221,10 @@ def _groups(
     """INT8, INT4: a float32 scale and a zero point for `shared` blocks."""
     value = splat_f64(0.0)
     for b in range(blocks):
-        group = scales + 128 * (b // shared)
-        zero = int_to_f64(load_i32(W, group + 64))
-        total = block_sum(isa, stored, W, codes + step * b, 0, D, d + 160 * b, 0.0)
-        total = fma(zero, splat_f64(-P[p + 3 * b + 1] - P[p + 3 * b + 2]), total)
-        value = fma(total, to_f64(load_f32(W, group)) * splat_f64(P[p + 3 * b]), value)
+        group, place = scales + 128 * (b // shared), p + FACTORS * b
+        total = block_sum(isa, stored, W, codes + step * b, 0, D, d + 160 * b, P, place, 0.0)
+        total = fma(int_to_f64(load_i32(W, group + 64)), splat_f64(-P[place + 3] - P[place + 4]), total)
+        value = fma(total, to_f64(load_f32(W, group)), value)
     return value
 
 

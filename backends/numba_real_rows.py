@@ -8,7 +8,7 @@ import numpy as np
 
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_dense import F32
-from lepton_ref.backends.numba_real_digits import cut
+from lepton_ref.backends.numba_real_digits import FACTORS, cut
 from lepton_ref.backends.numba_real_quantised import whole_length
 from lepton_ref.backends.numba_real_tile import HEIGHT
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
@@ -59,7 +59,7 @@ def prepare_rows(
         x = x0 + row * xstride
         P[p0 + row] = length_of(F, x, width)
         if kind < F32:
-            left = cut(F, x, width, D, d0 + 160 * blocks * row, P, body + 3 * blocks * row)
+            left = cut(F, x, width, D, d0 + 160 * blocks * row, P, body + FACTORS * blocks * row)
             P[p0 + row] = whole_length(P[p0 + row], left, blocks)
         elif rows < TILE_ROWS:
             for k in range(width):

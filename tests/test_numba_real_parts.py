@@ -26,7 +26,7 @@ from lepton_ref.backends import (
 )
 from lepton_ref.backends.numba_dot import available, chosen
 from lepton_ref.backends.numba_panels_dense import pack_dense
-from lepton_ref.backends.numba_real_kinds import eight, store_some
+from lepton_ref.backends.numba_real_kinds import eight, spread, store_some
 from lepton_ref.backends.numba_types import F64X16
 from lepton_ref.backends.numba_vectors import storer
 from lepton_ref.plain.formats import get_format
@@ -166,7 +166,7 @@ def test_bugs_in_tiles_are_caught() -> None:
 
 def cut_rows(module: Any, x: NDArray[np.float32]) -> tuple[NDArray[np.int8], Floats, float]:
     blocks = -(-x.size // 32)
-    digits, prepared = np.zeros((blocks, 5, 32), dtype=np.int8), np.zeros((blocks, 3))
+    digits, prepared = np.zeros((blocks, 5, 32), dtype=np.int8), np.zeros((blocks, 5))
     left = module.cut(x, 0, x.size, digits.reshape(-1), 0, prepared.reshape(-1), 0)
     return digits, prepared, float(left)
 
@@ -177,8 +177,11 @@ def check_cut(module: Any, x: NDArray[np.float32]) -> None:
     padded = np.zeros(32 * len(digits))
     padded[: x.size] = x
     whole = sum(digits[:, j].astype(np.int64) << 8 * j for j in range(5))
-    assert prepared[:, 1].tolist() == whole[:, :16].sum(axis=1).tolist()
-    assert prepared[:, 2].tolist() == whole[:, 16:].sum(axis=1).tolist()
+    unit = prepared[:, 0]
+    assert prepared[:, 1].tolist() == (unit * 2**16).tolist()
+    assert prepared[:, 2].tolist() == (unit * 2**32).tolist()
+    assert prepared[:, 3].tolist() == (unit * whole[:, :16].sum(axis=1)).tolist()
+    assert prepared[:, 4].tolist() == (unit * whole[:, 16:].sum(axis=1)).tolist()
     rest = padded.reshape(whole.shape) - whole * prepared[:, :1]
     assert (np.abs(rest) <= prepared[:, :1] / 2).all()
     assert np.sqrt((rest * rest).sum()) <= left <= 1.001 * np.sqrt((rest * rest).sum())
@@ -221,20 +224,26 @@ def test_bugs_in_cuts_are_caught(text: str, bug: str) -> None:
 
 
 def check_block(module: Any, isa: str = chosen().name) -> None:
+    """Random codes and digits, and the largest: of bytes, and of what were nibbles, whose first digit is 65 at most."""
     block_sum = module.block_sum
 
     @njit(nogil=True)
-    def run(isa: Any, w: Any, d: Any, out: Any) -> None:
-        store_f64(out, 0, block_sum(isa, eight(), w, 3, 0, d, 7, -5.0))
+    def run(isa: Any, nibbles: Any, w: Any, d: Any, factors: Any, out: Any) -> None:
+        if nibbles:
+            store_f64(out, 0, block_sum(isa, spread(), w, 3, 0, d, 7, factors, 1, -5.0))
+        else:
+            store_f64(out, 0, block_sum(isa, eight(), w, 3, 0, d, 7, factors, 1, -5.0))
 
-    rng = np.random.default_rng(3)
-    drawn = rng.integers(0, 256, (8, 16, 4)), rng.integers(-128, 128, (5, 32))
-    for codes, digits in (drawn, (np.full((8, 16, 4), 255), np.full((5, 32), -128))):
-        w, d, out = np.zeros(520, np.uint8), np.zeros(200, np.int8), np.zeros(16)
-        w[3 : 3 + 512], d[7 : 7 + 160] = codes.reshape(-1), digits.reshape(-1)
-        run(chosen(isa), w, d, out)
-        whole = sum(digits[j].astype(object) * 256**j for j in range(5)).reshape(8, 1, 4)
-        assert [int(each) for each in out] == (codes.astype(object) * whole).sum(axis=(0, 2)).__sub__(5).tolist()
+    rng, factors = np.random.default_rng(3), np.array([7.0, 1.0, 2.0**16, 2.0**32])
+    for nibbles, code, top in ((False, 255, 128), (True, 15, 65)):
+        drawn = rng.integers(0, code + 1, (8, 16, 4)), rng.integers(-128, 128, (5, 32))
+        for codes, digits in (drawn, (np.full((8, 16, 4), code), np.full((5, 32), -128))):
+            w, d, out = np.zeros(520, np.uint8), np.zeros(200, np.int8), np.zeros(16)
+            digits[4] = np.clip(digits[4], -top, top - 1)
+            w[3 : 3 + 512], d[7 : 7 + 160] = codes.reshape(-1), digits.reshape(-1)
+            run(chosen(isa), nibbles, w, d, factors, out)
+            whole = sum(digits[j].astype(object) * 256**j for j in range(5)).reshape(8, 1, 4)
+            assert [int(each) for each in out] == ((codes.astype(object) * whole).sum(axis=(0, 2)) - 5).tolist()
 
 
 @pytest.mark.parametrize("isa", available())
@@ -243,8 +252,9 @@ def test_a_block(isa: str) -> None:
 
 
 def test_bugs_in_blocks_are_caught() -> None:
-    caught(check_block, numba_real_quantised, "_constant(65536.0), low", "_constant(65535.0), low")
-    caught(check_block, numba_real_quantised, "splatted(builder, args[7], 16)", "_constant(0.0)")
+    caught(check_block, numba_real_quantised, "_joined(builder, parts[1], sums[4], 16)", "parts[1]")
+    caught(check_block, numba_real_quantised, "splatted(builder, args[9], 16)", "factors[0]")
+    caught(check_block, numba_real_quantised, 'stored.stored in ("four", "spread")', "True")
     caught(check_block, numba_real_quantised, "32 * j + 4 * number", "32 * j + 4 * (7 - number)")
 
 
