@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import mutated
+from wide_model import wide_gguf
 
 from lepton_ref.backends import numba_chunks, numba_store
 from lepton_ref.backends.numba_backend import NumbaBackend
@@ -21,6 +24,7 @@ from lepton_ref.backends.numba_panels_dense import pack_dense
 from lepton_ref.backends.numba_panels_read import decode_row
 from lepton_ref.backends.numba_panels_real import pack_real
 from lepton_ref.backends.numba_store import key_of, pack_all, stored_panels
+from lepton_ref.files import packed_write, read_gguf
 from lepton_ref.files.packed_file import read_packed
 from lepton_ref.files.packed_write import writing_packed
 from lepton_ref.runtime import packing
@@ -294,6 +298,51 @@ def test_an_entry_that_lies_is_refused_in_one_line(tmp_path: Path, about: Any, n
 def test_the_numba_backend_packs() -> None:
     place = packing.PackPlace.of("beside", Path(__file__), backend=NumbaBackend())
     assert place.folder == Path(__file__).parent
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from lepton_ref.backends import numba_chunks, numba_store
+from lepton_ref.backends.numba_backend import NumbaBackend
+from lepton_ref.backends.numba_panels_dense import pack_dense
+from lepton_ref.files import read_gguf
+from lepton_ref.runtime.packing import PackPlace
+
+path, folder = map(Path, sys.argv[1:])
+numba_chunks.PIECE = 1
+weights = {(name, "stored"): w for name, w in read_gguf(path).tensors.items() if len(w.shape) == 2}
+place = PackPlace.of(folder, path, backend=NumbaBackend())
+
+def pack(weight, operands):
+    print("packing", flush=True)
+    time.sleep(0.01)
+    return pack_dense(weight)
+
+numba_store.stored_panels(weights, pack, place)
+"""
+
+
+@pytest.mark.skipif(not packed_write.LOCKS, reason="the system has no locks of this kind")
+def test_who_is_killed_while_it_packs_leaves_nothing_that_is_read(tmp_path: Path) -> None:
+    path, folder = wide_gguf(tmp_path / "model.gguf", 2), tmp_path / "packs"
+    folder.mkdir()
+    for pieces_seen in (1, 20, 45):
+        argv = [sys.executable, "-c", KILLED, str(path), str(folder)]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        for _ in range(pieces_seen):
+            assert process.stdout.readline() == b"packing\n"
+        process.kill()
+        process.communicate()
+        assert not [*folder.glob(f"*{packing.SUFFIX}")]
+        assert len([*folder.iterdir()]) == 1, "one part, of the last that was killed"
+    weights = {(name, "stored"): w for name, w in read_gguf(path).tensors.items() if len(w.shape) == 2}
+    place = packing.PackPlace.of(folder, path, backend=NumbaBackend())
+    for _ in range(2):
+        for wanted, panels in stored_panels(weights, pack_as, place).items():
+            same(panels, pack_as(weights[wanted], "stored"))
+        assert [one.suffix for one in folder.iterdir()] == [packing.SUFFIX]
 
 
 CODES = "5d4f0ba50cf1e2a2783f474e276700f1b6f57dbff12d0c0359ffda3e2e32bc70"
