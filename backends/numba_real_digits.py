@@ -36,6 +36,7 @@ from lepton_ref.backends.numba_vectors import (
 DIGITS = 5
 SHIFT = 38
 FACTORS = 5
+"""Numbers that a block has in P: see `cut`."""
 BIAS = 0x8080808080
 """128 for every digit: with it added, digits are bytes."""
 
