@@ -53,30 +53,11 @@ def one_row(isa: Any, kind: Any, places: Any, q: Any, d: Any, sums: Any, panel: 
 
 @njit(nogil=True, cache=True)
 def integer_linear(
-    isa: Any,
-    kind: Any,
-    W: Any,
-    w0: Any,
-    at: Any,
-    q: Any,
-    d: Any,
-    sums: Any,
-    lengths: Any,
-    rows: Any,
-    F: Any,
-    y0: Any,
-    ystride: Any,
-    first_panel: Any,
-    last_panel: Any,
-    outputs: Any,
-    width: Any,
-    bias: Any,
-    bias0: Any,
-    form: Any,
-    scratch: Any,
-    stuck: Any,
-) -> None:
-    """Panels [first, last) of a layer for all rows, into F[y0 + row·ystride + output]."""  # fmt: skip
+    isa: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, lengths: Any, rows: Any, F: Any,
+    y0: Any, ystride: Any, first_panel: Any, last_panel: Any, outputs: Any, width: Any, bias: Any, bias0: Any,
+    form: Any, scratch: Any, stuck: Any,
+) -> None:  # fmt: skip
+    """Panels [first, last) of a layer for all rows, into F[y0 + row·ystride + output]."""
     blocks = (width + 31) // 32
     unit = unit_of(terms(kind) * blocks)
     if rows > 1:
@@ -112,7 +93,7 @@ def linear(
 
     Raises:
         ValueError: x is no float32 matrix of the weight's width.
-    """  # fmt: skip
+    """
     if x.dtype != np.float32 or x.ndim != 2 or x.shape[1] != panels.width:
         raise ValueError(f"x must be float32 of shape (M, {panels.width}), got {x.dtype} {x.shape}")
     rows, blocks = len(x), panels.blocks

@@ -62,7 +62,7 @@ def finish(
         y: an address.
         count: 1 to 16.
         form: a value of `FORMATS`.
-    """  # fmt: skip
+    """
     nothing = splat_f64(0.0)
     if bias == 0 and grains * reach < EXACT:
         low = rounded(value, form)

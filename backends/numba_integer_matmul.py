@@ -98,31 +98,11 @@ def longest(lengths: Any, row: Any, count: Any) -> Any:
 
 @njit(nogil=True)
 def many_rows(
-    isa: Any,
-    kind: Any,
-    W: Any,
-    w0: Any,
-    at: Any,
-    q: Any,
-    d: Any,
-    sums: Any,
-    lengths: Any,
-    rows: Any,
-    F: Any,
-    y0: Any,
-    ystride: Any,
-    first_panel: Any,
-    last_panel: Any,
-    outputs: Any,
-    width: Any,
-    bias: Any,
-    bias0: Any,
-    form: Any,
-    unit: Any,
-    S: Any,
-    stuck: Any,
-) -> None:
-    """As `numba_integer.integer_linear`."""  # fmt: skip
+    isa: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, lengths: Any, rows: Any, F: Any,
+    y0: Any, ystride: Any, first_panel: Any, last_panel: Any, outputs: Any, width: Any, bias: Any, bias0: Any,
+    form: Any, unit: Any, S: Any, stuck: Any,
+) -> None:  # fmt: skip
+    """As `numba_integer.integer_linear`."""
     blocks = (width + 31) // 32
     starts, weighted = 0, 8 * rows * blocks
     out = weighted + 8 * rows * blocks
@@ -136,7 +116,7 @@ def many_rows(
     base, all_ = address(W) + w0, (outputs + 15) // 16
     size = 512 * blocks if bytes_ else 256 * blocks
     tiles = (rows + ROWS - 1) // ROWS if rows >= ROWS else rows
-    each = (2 * size // 64 + tiles - 1) // tiles
+    each = (2 * size // 64 + tiles * blocks - 1) // (tiles * blocks)
     for panel in range(first_panel, last_panel, 2):
         following = base + at[0] + size * (panel + 2)
         for part in range(1, 4):
@@ -155,9 +135,7 @@ def many_rows(
         plain = form == 0 and bias0 < 0 and 16 * panel + 32 <= outputs
         done, line = np.int64(0), following
         while done < rows:
-            for _ in range(each):  # of the next two panels, while these are used
-                prefetch_to_second(line)
-                line += 64
+            few = each if line < following + 2 * size else 0
             count = ROWS if rows >= ROWS else 1
             row = min(done, rows - count)  # the last tile has rows of the one before it
             # a panel that is not there has the codes of the one before it
@@ -167,11 +145,13 @@ def many_rows(
                 C, codes, wide if both == 2 else 0, scratch, stride, scales, scales + 128 * blocks, Q, 32 * first, D,
                 8 * first, blocks, starts + step * first, step, weighted + 8 * first, out,
                 ys + 4 * (y0 + row * ystride + 16 * panel) if exact else np.int64(0), 4 * ystride,
+                line, few,
             )  # fmt: skip
+            line += 64 * few * blocks  # of the next two panels, while these are used
             if tile(isa, kind, count == ROWS, places) == 0:
                 done = row + count
                 continue
-            for i in range(done - row, count):
+            for i in range(0 if exact else done - row, count):  # what was stored is finished again
                 length, grains = lengths[2 * (row + i)], lengths[2 * (row + i) + 1]
                 for j in range(both):
                     column = 16 * (panel + j)

@@ -95,25 +95,13 @@ def every_term_minus_zero(
 
 @njit(nogil=True)
 def repair(
-    kind: Any,
-    W: Any,
-    w0: Any,
-    at: Any,
-    q: Any,
-    d: Any,
-    sums: Any,
-    row: Any,
-    column: Any,
-    width: Any,
-    bias: Any,
-    bias_at: Any,
-    form: Any,
-    stuck: Any,
-) -> Any:
+    kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, row: Any, column: Any, width: Any, bias: Any,
+    bias_at: Any, form: Any, stuck: Any,
+) -> Any:  # fmt: skip
     """The element, float32, exact and rounded once; where a number is infinite or NaN, one for the list of the stuck.
 
     bias_at: the place of the bias; −1 where there is none.
-    """  # fmt: skip
+    """
     blocks = (width + 31) // 32
     sum_ = np.zeros(WORDS, dtype=np.int64)
     healthy = True
@@ -154,25 +142,10 @@ def add_product(sum_: Any, a: Any, b: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def repair_open(
-    opened: Any,
-    kind: Any,
-    W: Any,
-    w0: Any,
-    at: Any,
-    q: Any,
-    d: Any,
-    sums: Any,
-    row: Any,
-    column: Any,
-    width: Any,
-    bias: Any,
-    bias_at: Any,
-    form: Any,
-    F: Any,
-    y: Any,
-    stuck: Any,
-) -> None:
-    """Those of sixteen elements, the first of this column at F[y], whose bits are set."""  # fmt: skip
+    opened: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, row: Any, column: Any, width: Any,
+    bias: Any, bias_at: Any, form: Any, F: Any, y: Any, stuck: Any,
+) -> None:  # fmt: skip
+    """Those of sixteen elements, the first of this column at F[y], whose bits are set."""
     for r in range(16):
         if opened >> r & 1:
             place = bias_at + r if bias_at >= 0 else np.int64(-1)

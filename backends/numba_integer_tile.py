@@ -25,6 +25,7 @@ from numba.core import cgutils
 from numba.core.imputils import lower_constant
 from numba.extending import intrinsic, models, register_model, typeof_impl
 
+from lepton_ref.backends.numba_bytes import prefetch_to_second
 from lepton_ref.backends.numba_dot import IsaType, dotted
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_types import F32X16, F64X16, I8X64, I32, I32X16, I64, declared, splatted
@@ -126,32 +127,16 @@ class _Reader:
 
 @intrinsic
 def add_block(
-    typing: Any,
-    isa: Any,
-    tile: Any,
-    sums: Any,
-    C: Any,
-    codes: Any,
-    width: Any,
-    S: Any,
-    stride: Any,
-    scales: Any,
-    extra: Any,
-    Q: Any,
-    q: Any,
-    D: Any,
-    d: Any,
-    blocks: Any,
-    starts: Any,
-    weighted: Any,
-) -> Any:
+    typing: Any, isa: Any, tile: Any, sums: Any, C: Any, codes: Any, width: Any, S: Any, stride: Any, scales: Any,
+    extra: Any, Q: Any, q: Any, D: Any, d: Any, blocks: Any, starts: Any, weighted: Any,
+) -> Any:  # fmt: skip
     """The sums with one block more.
 
     `(isa, tile, sums, C, codes, width, S, stride, scales, extra, Q, q, D, d, blocks, starts, weighted) -> sums`: of the
     first panel's block the codes in C, in S the scales and the minima, zeros or factors; of the first row the codes at
     Q[q], the scale at D[d], and in S what its dots start from (int32) and d·Σq (float64). Rows follow one another by
     `blocks`, panels by `width` in C and by `stride` in S.
-    """  # fmt: skip
+    """
     if not isinstance(isa, IsaType) or not isinstance(tile, TileType):
         return None
 
@@ -263,34 +248,20 @@ class _Block:
 
 @njit(nogil=True)
 def tile_sums(
-    isa: Any,
-    tile: Any,
-    C: Any,
-    codes: Any,
-    width: Any,
-    S: Any,
-    stride: Any,
-    scales: Any,
-    extra: Any,
-    Q: Any,
-    q: Any,
-    D: Any,
-    d: Any,
-    blocks: Any,
-    starts: Any,
-    step: Any,
-    weighted: Any,
-    out: Any,
-    y: Any,
-    y_step: Any,
-) -> Any:
+    isa: Any, tile: Any, C: Any, codes: Any, width: Any, S: Any, stride: Any, scales: Any, extra: Any, Q: Any,
+    q: Any, D: Any, d: Any, blocks: Any, starts: Any, step: Any, weighted: Any, out: Any, y: Any, y_step: Any,
+    line: Any, lines: Any,
+) -> Any:  # fmt: skip
     """All blocks of a tile, its sums into S at `out`; arguments as of `add_block`, for the first block.
 
     Where y is an address, the sums are exact: they are also rounded to float32 there, a row every `y_step` bytes. What
-    is returned is 0 if nothing more is to be done.
+    is returned is 0 if nothing more is to be done. With each block `lines` cache lines are asked for, from `line` on.
     """
     sums = no_sums(tile)
     for b in range(blocks):
+        for _ in range(lines):
+            prefetch_to_second(line)
+            line += 64
         sums = add_block(
             isa, tile, sums, C, codes + 512 * b, width, S, stride, scales + 128 * b, extra + 128 * b, Q, q + 32 * b, D,
             d + 8 * b, blocks, starts + step * b, weighted + 8 * b,

@@ -148,6 +148,10 @@ def test_rows_of_zeros_have_their_sign() -> None:
     x = np.array([np.zeros(32), np.full(32, -0.0)], dtype=np.float32)
     for bias in (None, np.zeros(5, np.float32), np.full(5, -0.0, np.float32)):
         assert same(x, weight, bias) == 0
+    whole = np.concatenate([weight.raw, blocks("Q8_0", 59, 1).raw])  # two whole panels, and a whole tile of rows
+    for rows in (4, 6):
+        x = np.where(np.arange(rows)[:, None] % 2, numbers(rows, rows, 32), np.float32(-0.0)).astype(np.float32)
+        assert same(x, BlockQuantised(whole, format=FORMATS["Q8_0"])) == 0
 
 
 def test_ties_are_frequent_and_go_to_even() -> None:
