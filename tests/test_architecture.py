@@ -67,7 +67,7 @@ BY_STANDARD: dict[tuple[str, str], str] = {
 """(file, class) whose methods need no docstring → why."""
 
 DATA_ABOUT_PACKAGES = ("importlib.metadata", "importlib.resources")
-PRINTS = ("lepton_ref/cli", "lepton_ref/demo.py")
+PRINTS = ("lepton_ref/cli", "lepton_ref/demo.py", "backends/numba_notice.py")
 """How the path of a file that prints begins."""
 BANNED_MODULES = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 BANNED_CALLS = {"eval", "exec", "compile", "__import__"}
