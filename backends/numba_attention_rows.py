@@ -83,8 +83,9 @@ def queries_of(unit: Any, F: Any, q: Any, q_stride: Any, W: Any) -> None:
     """
     if not unit.many:
         for i in range(unit.rows):
+            to, source = unit.queries + i * unit.padded, q + i // unit.each * q_stride + i % unit.each * unit.width
             for k in range(unit.padded):
-                W[unit.queries + i * unit.padded + k] = F[q + i * unit.width + k] if k < unit.width else 0.0
+                W[to + k] = F[source + k] if k < unit.width else 0.0
         return
     longs = W.view(np.int64)
     for i in range(0, unit.rows, 16):

@@ -128,6 +128,14 @@ def test_attention(case: Case) -> None:
     check(case, most=0 if not case.cap and case.form == 0 else None)
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 9])
+def test_few_and_many_rows_of_several_heads(tokens: int, group: int) -> None:
+    for queries in {1, 2, tokens}:
+        for width in (6, 16, 64):
+            check(Case(batch=2, tokens=tokens, heads=2 * group, kv_heads=2, queries=queries, width=width), most=0)
+
+
 @given(case=cases, special=st.sampled_from([0.002, 0.05]))
 def test_attention_to_special_values(case: Case, special: float) -> None:
     check(replace(case, special=special))
