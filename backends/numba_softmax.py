@@ -13,9 +13,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from lepton_ref.backends.numba_functions import EXP, exp
+from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import FORMATS, splat_f64, to_f64
 from lepton_ref.backends.numba_rows import load_floats
 from lepton_ref.backends.numba_vectors import largest, select, total
