@@ -19,7 +19,7 @@ from lepton_ref.backends.numba_real_blocks import scales_of
 from lepton_ref.backends.numba_rounding import splat_i32, to_f32, to_f64
 from lepton_ref.backends.numba_vectors import bits_of
 from lepton_ref.storage.base import Weight
-from lepton_ref.storage.dense import Dense
+from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
 from lepton_ref.storage.kept import Kept
 
 LARGEST = (0, 0, 15, 0, 31, 15, 31, 0, 255, 15)
@@ -30,7 +30,7 @@ def pack_real(weight: Weight, /) -> Panels | None:
     """`(O, I) -> Panels`; None for float64, and for what is no matrix."""
     while isinstance(weight, Kept):
         weight = weight.base
-    if len(weight.shape) == 2 and 0 not in weight.shape and not isinstance(weight, Dense):
+    if len(weight.shape) == 2 and 0 not in weight.shape and weight.format not in DENSE_FORMATS:
         panels = pack(weight)
         if panels is not None and _exact(panels.kind, panels.data, panels.at, panels.panels, panels.blocks):
             return panels

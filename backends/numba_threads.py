@@ -149,7 +149,7 @@ class Team:
         self._tasks = []
 
     def __del__(self) -> None:
-        if self._process == os.getpid():
+        if os is not None and self._process == os.getpid():  # at the interpreter's end modules may be gone
             self.close()
 
 
