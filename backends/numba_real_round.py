@@ -10,9 +10,9 @@ from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_dense import F32
 from lepton_ref.backends.numba_real_blocks import unpack_block
 from lepton_ref.backends.numba_real_dense import dense_unpack
-from lepton_ref.backends.numba_real_exact import add_products, add_term, decide, load_f64
+from lepton_ref.backends.numba_real_exact import add_products, add_term, bits64, decide, load_f64, splat_i64
 from lepton_ref.backends.numba_real_kinds import store_some
-from lepton_ref.backends.numba_real_rows import COLUMNS, load_f32
+from lepton_ref.backends.numba_real_rows import COLUMNS, length_of, load_f32
 from lepton_ref.backends.numba_rounding import as_bits, round_once, splat_f64, to_f32, to_f64
 from lepton_ref.backends.numba_stuck import push
 from lepton_ref.backends.numba_vectors import absolute, bits_of, fma, lane, select
@@ -57,6 +57,15 @@ def unpack(kind: Any, W: Any, w0: Any, at: Any, panel: Any, width: Any, first: A
         unpack_block(kind, W, w0, at, panel, width, b, S, s + 32 * (32 * b - first))
 
 
+@njit(nogil=True, cache=True, _nrt=False)
+def only_zeros(kind: Any, W: Any, at: Any, panel: Any, F: Any, x: Any, width: Any) -> Any:
+    """`-> int64`: the lanes all of whose products are zeros, of one sign or the other."""
+    length, mine = to_f64(load_f32(W, at + (128 if kind < F32 else 64) * panel)), length_of(F, x, width)
+    if mine == 0.0:
+        return bits_of(length < splat_f64(np.inf))
+    return bits_of(length == splat_f64(0.0)) if mine == mine else np.int64(0)
+
+
 @njit(nogil=True, cache=True, inline="never", _nrt=False)
 def settle(
     open_: Any, bias: Any, bias0: Any, kind: Any, W: Any, w0: Any, at: Any, F: Any, x: Any, y: Any, row: Any,
@@ -64,10 +73,14 @@ def settle(
 ) -> None:  # fmt: skip
     """The second stage of the open lanes: see `numba_real_exact`; what it leaves open is noted in `stuck`."""
     sums = (splat_f64(-0.0), splat_f64(-0.0), splat_f64(0.0))
-    for first in range(0, width, COLUMNS):
-        last = min(first + COLUMNS, width)
+    nothing = open_ & ~only_zeros(kind, W, w0 + at[4], panel, F, x, width) == 0
+    step = 32 if nothing else COLUMNS
+    for first in range(0, width, step):
+        last = min(first + step, width)
         unpack(kind, W, w0, at, panel, width, first, last, S, s0)
         sums = add_products(S, s0, last - first, F, x + first, sums)
+        if nothing and bits_of(bits64(sums[0]) < splat_i64(np.int64(0))) & open_ == 0:
+            break  # +0 stays +0, whatever zeros come
     if bias0 >= 0:
         sums = add_term(bias, sums)
     rounded, still = decide(sums, form)

@@ -173,6 +173,15 @@ def test_rows_of_zeros_have_their_sign(name: str) -> None:
         assert same(x, weight) == 0
 
 
+def test_zeros_of_one_sign_behind_others() -> None:
+    """A sum of −0 alone up to the last column, which decides; and a NaN beside zeros."""
+    w = np.full((4, 160), -1.0, dtype=np.float32)
+    w[1, 159], w[2, 40], w[3, 0] = 1.0, 1.0, np.nan
+    for x in (np.zeros((2, 160), np.float32), np.full((1, 160), -1.0, np.float32)):
+        assert same(x, dense(w, "F32")) == 0
+    assert same(np.ones((1, 160), np.float32), dense(np.copysign(np.zeros_like(w), w), "F32")) == 0
+
+
 def test_ties_go_to_the_even_neighbour() -> None:
     """1 + 2⁻²⁴, 1 + 3·2⁻²⁴, and both a little off, as sums of products."""
     tiny = 2.0**-70
