@@ -283,8 +283,29 @@ def check_end(module: Any) -> None:
     assert stuck[0] == 0
 
 
+def check_zeros(module: Any) -> None:
+    """Sums of −0 alone: all of them, or all but the last column's."""
+    w = np.full((2, 160), -1.0, dtype=np.float32)
+    w[1, 159] = 1.0
+    panels = pack_dense(Dense(w, format="F32"))
+    assert panels is not None
+    arena, stuck, nothing = np.zeros(162, np.float32), np.zeros(40, np.int64), np.zeros(0, np.float32)
+    scratch = np.full(32 * 128 + 16, -0.0)
+    module.round_panel(
+        32, panels.data, 0, panels.at, arena, 0, 160, 0, 1, 160, 2, 0, 2, 160, nothing, -1, 0, np.zeros(1), 0, 1e-10,
+        32 * 128, 16, scratch, 0, stuck,
+    )  # fmt: skip
+    assert np.signbit(arena[160:]).tolist() == [True, False]
+    assert stuck[0] == 0
+
+
 def test_the_end() -> None:
     check_end(numba_real_round)
+    check_zeros(numba_real_round)
+
+
+def test_a_bug_in_zeros_is_caught() -> None:
+    caught(check_zeros, numba_real_round, " & open_ == 0:\n            break", " & 0 == 0:\n            break")
 
 
 @pytest.mark.parametrize(
