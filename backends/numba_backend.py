@@ -1,7 +1,8 @@
 """The Numba backend: NumPy's arrays, and compiled kernels that give the same bits at the speed of memory.
 
 A whole forward pass is one compiled call for each thread: `lepton_ref.backends.numba_plan` turns the program into a
-table, `lepton_ref.backends.numba_step` interprets it. What has no kernel is computed by the generic form, op by op.
+table, `lepton_ref.backends.numba_step` interprets it. What is asked of one op goes to the same kernels one by one:
+`lepton_ref.backends.numba_ops`. What has no kernel is computed by the generic form.
 """
 
 from __future__ import annotations
@@ -33,14 +34,27 @@ class NumbaBackend(NumpyBackend):
         except ImportError as error:
             raise ImportError("backend 'numba' needs Numba: pip install 'lepton-ref[numba]'") from error
         from lepton_ref.backends.numba_dot import chosen
+        from lepton_ref.backends.numba_op_attention import attention_kernel
+        from lepton_ref.backends.numba_op_linear import LinearKernel, storage_classes
+        from lepton_ref.backends.numba_ops import RowKernels, declining
         from lepton_ref.backends.numba_softmax import log_softmax_at
+        from lepton_ref.backends.numba_threads import Team, available_cores
         from lepton_ref.backends.numba_whole import Whole
 
         self._version = str(numba.__version__)
         self.isa = chosen(isa)
         self._whole = Whole(self.isa)
+        cores, none = available_cores(), type(None)
+        team = self._whole.teams.setdefault(cores, Team(cores))
+        linear = LinearKernel(self.isa, team).call
         self.kernels: Mapping[tuple[str, type], Kernel] = MappingProxyType(
-            {("program", type(None)): self._whole, ("log_softmax_at", type(None)): log_softmax_at}
+            {
+                ("program", none): self._whole,
+                ("attention", none): attention_kernel(team),
+                ("log_softmax_at", none): declining(log_softmax_at),
+                **{(name, none): kernel for name, kernel in RowKernels(team).by_name.items()},
+                **{("linear", storage): linear for storage in storage_classes()},
+            }
         )
 
     def __repr__(self) -> str:

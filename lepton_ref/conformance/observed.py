@@ -62,8 +62,8 @@ class Observed:
         return getattr(self.backend, name)
 
     def _watched(self, name: str, kernel: Kernel) -> Kernel:
-        def run(*args: Any, backend: Backend, **kwargs: Any) -> Any:
-            done = kernel(*args, backend=backend, **kwargs)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            done = kernel(*args, **kwargs)
             self.uses[name].asked += 1
             self.uses[name].declined += done is NotImplemented
             return done

@@ -18,12 +18,20 @@ from lepton_ref.conformance.trying import EXAMPLES, attempt, require_counts
 from lepton_ref.interface import Backend
 from lepton_ref.numerics import get_precision
 from lepton_ref.plain.shown import shown
+from lepton_ref.storage.encoded import OF_OPERANDS, Encoded, Unrounded
 
 Work = tuple[str, str]
 """A claim's name and a precision's."""
 
 Progress = Callable[[Sequence[Work]], Iterable[Work]]
 """Wraps the work to be done, and shows how far it is: `tqdm.tqdm`, for one."""
+
+
+ASKED_BY: Mapping[str, str] = MappingProxyType({"program": "model"})
+"""Kernel of no op of its own → the check whose examples it is asked for."""
+
+MADE = (Encoded, Unrounded)
+"""Storage classes that only precisions with operands of their own make of what is stored."""
 
 
 def run(
@@ -110,14 +118,17 @@ def _kernels(
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
     """Every kernel's uses, and those that never gave a result though their op was checked."""
     uses, idle = {}, {}
+    under = {outcome.precision for outcome in outcomes} - {""}
+    encodes = any(get_precision(precision).operands in OF_OPERANDS for precision in under)
     for key in backend.kernels:
         name = kernel_name(key)
         counts = [outcome.kernels[name] for outcome in outcomes if name in outcome.kernels]
         ran, declined = sum(ran for ran, _ in counts), sum(declined for _, declined in counts)
         uses[name] = ran, declined
-        if ran == 0 and key[0] in chosen and f"kernel {name}" not in declared:
+        unmade = not encodes and key[1] in MADE
+        if ran == 0 and ASKED_BY.get(key[0], key[0]) in chosen and not unmade and f"kernel {name}" not in declared:
             often = f"declined all {declined} times" if declined else "was never asked: no example is of its class"
             idle[name] = f"not exercised, it {often}; nothing is known of it"
-        elif key[0] not in CLAIMS:
+        elif key[0] not in CLAIMS and key[0] not in ASKED_BY:
             idle[name] = f"there is no op {key[0]!r}, so nothing will ever ask it"
     return uses, idle

@@ -104,6 +104,9 @@ class AppendedKeys:
         self.layers[layer] = k, v
         return k, v, self.order, self.valid
 
+    def addresses(self, layer: int, /) -> None:
+        """Nowhere that a kernel of whole programs could read: it asks for keys by `extend`."""
+
 
 def run_model(case: Case, backend: Backend, *, chunk: int | None = None) -> HostArray:
     """(B, T, V): the logits, zero at padding; with a cache and `chunk` positions at a time where a chunk is given."""
