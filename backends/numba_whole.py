@@ -39,6 +39,7 @@ class Whole:
             team = self.teams.setdefault(threads, Team(threads))
             plan = Planner(program, run.precision, self._panels(run, program), direct=direct).run()
             run.memo[key] = Runner(run, program, plan, isa=self.isa, team=team)
+            run.memo["computed"] = {op.name: op.name not in plan.outside for op in program.ops}
         runner: Runner = run.memo[key]
         return runner.run(run)
 

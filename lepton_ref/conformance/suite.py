@@ -19,6 +19,7 @@ from lepton_ref.interface import Backend
 from lepton_ref.numerics import get_precision
 from lepton_ref.plain.shown import shown
 from lepton_ref.storage.encoded import OF_OPERANDS, Encoded, Unrounded
+from lepton_ref.storage.kept import Kept
 
 Work = tuple[str, str]
 """A claim's name and a precision's."""
@@ -119,13 +120,13 @@ def _kernels(
     """Every kernel's uses, and those that never gave a result though their op was checked."""
     uses, idle = {}, {}
     under = {outcome.precision for outcome in outcomes} - {""}
-    encodes = any(get_precision(precision).operands in OF_OPERANDS for precision in under)
+    encoding = {get_precision(precision).operands in OF_OPERANDS for precision in under}
     for key in backend.kernels:
         name = kernel_name(key)
         counts = [outcome.kernels[name] for outcome in outcomes if name in outcome.kernels]
         ran, declined = sum(ran for ran, _ in counts), sum(declined for _, declined in counts)
         uses[name] = ran, declined
-        unmade = not encodes and key[1] in MADE
+        unmade = key[0] == "linear" and key[1] is not Kept and (key[1] in MADE) not in encoding
         if ran == 0 and ASKED_BY.get(key[0], key[0]) in chosen and not unmade and f"kernel {name}" not in declared:
             often = f"declined all {declined} times" if declined else "was never asked: no example is of its class"
             idle[name] = f"not exercised, it {often}; nothing is known of it"

@@ -18,6 +18,7 @@ from lepton_ref.runtime import generate as generating
 from lepton_ref.runtime import save, saved_cache, score, show
 from lepton_ref.runtime.cache import KVCache
 from lepton_ref.runtime.contiguous_cache import ContiguousCache
+from lepton_ref.runtime.coverage import Coverage, coverage
 from lepton_ref.runtime.fingerprint import fingerprint
 from lepton_ref.runtime.kv_codec import Codec, DenseCodec, QuantisedCodec
 from lepton_ref.runtime.kv_formats import DENSE, get_kv_format
@@ -109,6 +110,10 @@ class Model:
 
     def _repr_html_(self) -> str:
         return show.html(self.parts, self._how())
+
+    def coverage(self) -> Coverage:
+        """What has computed the ops in the runs so far: a table that also shows itself in a notebook."""
+        return coverage(self.program, self.parts.weights, self.precision, self._memo.get("computed", {}))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write the model down again, complete or not at all: see `lepton_ref.runtime.save.save`."""
