@@ -158,7 +158,7 @@ class Held:
         masked, scratch = 0, 1
         for view, layout in firsts.items():
             place, start = self.views[view], layout.start
-            ranges, holes, longest = _ranges(run.seen(self.owner.firsts[view][0], layout.order, layout.valid), start)
+            ranges, holes, span = _ranges(run.seen(self.owner.firsts[view][0], layout.order, layout.valid), start)
             integers[place : place + 2 * rows] = ranges.reshape(-1)
             new = layout.new + start
             integers[place + 2 * rows : place + 3 * rows] = np.where(layout.new >= 0, new, -1).reshape(-1)
@@ -167,8 +167,8 @@ class Held:
                 masks.append(holes.reshape(-1))
                 masked += holes.size
             for (heads, groups, width), places in self.places[view].items():
-                queries = queries_at_once(tokens, heads, groups, longest)
-                scratch = max(scratch, scratch_size(queries, heads, groups, width, longest))
+                queries = queries_at_once(tokens, heads, groups, span)
+                scratch = max(scratch, scratch_size(queries, heads, groups, width, span))
                 at = np.array(places)
                 integers[at + QUERIES], integers[at + MASK], integers[at + MASK_STRIDE] = queries, mask, slots
         return integers, np.concatenate(masks) if masks else NO_MASK, self.layers, scratch
@@ -183,7 +183,7 @@ def _view(op: Any) -> View:
 
 
 def _ranges(seen: NDArray[np.bool_], start: int) -> tuple[Integers, NDArray[np.uint8] | None, int]:
-    """(B, T, S) -> (B·T, 2) from the first slot seen to behind the last, a mask if any has holes, and the most."""
+    """(B, T, S) -> (B·T, 2) from the first slot seen to behind the last, a mask if any has holes, and the span."""
     flat = seen.reshape(-1, seen.shape[-1])
     count = flat.sum(axis=1)
     first = flat.argmax(axis=1)
@@ -193,4 +193,6 @@ def _ranges(seen: NDArray[np.bool_], start: int) -> tuple[Integers, NDArray[np.u
     if (last - first != count).any():
         holes = np.zeros((len(flat), start + flat.shape[1]), dtype=np.uint8)
         holes[:, start:] = flat
-    return ranges, holes, int((last - first).max(initial=1))
+    some = count > 0
+    span = int(last[some].max() - first[some].min()) if some.any() else 1
+    return ranges, holes, span

@@ -25,7 +25,7 @@ MASK = 0xFFFFFFFF
 MINUS_ZERO = np.int64(-(2**63))
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=True)
 def add_exactly(sum_: Any, term: Any) -> None:
     """Add a finite float64 to a sum of int64 words worth 2³²ⁱ⁻¹⁰⁷⁴."""
     bits = np.float64(term).view(np.int64)
@@ -41,7 +41,7 @@ def add_exactly(sum_: Any, term: Any) -> None:
     sum_[word + 2] += sign * (high >> 32)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=True)
 def carry(sum_: Any) -> Any:
     """Pass carries on, so that words are 0 … 2³² − 1; return what leaves the last one, negative of a negative sum."""
     over = np.int64(0)
@@ -52,7 +52,7 @@ def carry(sum_: Any) -> Any:
     return over
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=True)
 def to_odd_double(sum_: Any) -> Any:
     """The sum as float64 rounded to odd; +0 of an exact zero. The words are used up."""
     sign = 1.0
@@ -80,7 +80,7 @@ def to_odd_double(sum_: Any) -> Any:
     return sign * math.ldexp(np.float64(mantissa | (lost != 0)), drop - 1074)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=True)
 def every_term_minus_zero(
     kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, row: Any, column: Any, blocks: Any, width: Any
 ) -> Any:
@@ -93,7 +93,7 @@ def every_term_minus_zero(
     return True
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=True)
 def repair(
     kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, row: Any, column: Any, width: Any, bias: Any,
     bias_at: Any, form: Any, stuck: Any,
@@ -131,7 +131,7 @@ def repair(
     return lane(round_to(splat_f64(value), form), 0)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=True)
 def add_product(sum_: Any, a: Any, b: Any) -> None:
     """Add a·b exactly: the product and what its rounding took away, neither of them subnormal but for zeros."""
     product = a * b
@@ -140,7 +140,7 @@ def add_product(sum_: Any, a: Any, b: Any) -> None:
         add_exactly(sum_, fma1(a, b, -product))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=True)
 def repair_open(
     opened: Any, kind: Any, W: Any, w0: Any, at: Any, q: Any, d: Any, sums: Any, row: Any, column: Any, width: Any,
     bias: Any, bias_at: Any, form: Any, F: Any, y: Any, stuck: Any,

@@ -4,43 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numba import carray, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-
-from lepton_ref.backends.numba_jit import njit
-
-
-@intrinsic
-def _at(typing: Any, address: Any) -> Any:
-    """`(int64) -> void *`."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), emit
+from numba.np.arrayobj import make_array, populate_array
 
 
-@njit(nogil=True)
-def floats_at(address: Any, count: Any) -> Any:
-    """`(address, count) -> float32[count]`."""
-    return carray(_at(address), (count,), np.float32)
+def _viewer(dtype: Any) -> Any:
+    """`(address, count) -> array`: a flat array over memory that somebody else keeps."""
+    kind = types.Array(dtype, 1, "C")
+
+    @intrinsic
+    def view(typing: Any, address: Any, count: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            element = context.get_data_type(dtype)
+            size = context.get_constant(types.intp, dtype.bitwidth // 8)
+            array = make_array(kind)(context, builder)
+            populate_array(
+                array,
+                data=builder.inttoptr(args[0], element.as_pointer()),
+                shape=cgutils.pack_array(builder, [args[1]]),
+                strides=cgutils.pack_array(builder, [size]),
+                itemsize=size,
+                meminfo=None,
+            )
+            return array._getvalue()
+
+        return kind(types.int64, types.int64), emit
+
+    return view
 
 
-@njit(nogil=True)
-def doubles_at(address: Any, count: Any) -> Any:
-    """`(address, count) -> float64[count]`."""
-    return carray(_at(address), (count,), np.float64)
-
-
-@njit(nogil=True)
-def bytes_at(address: Any, count: Any) -> Any:
-    """`(address, count) -> uint8[count]`."""
-    return carray(_at(address), (count,), np.uint8)
-
-
-@njit(nogil=True)
-def integers_at(address: Any, count: Any) -> Any:
-    """`(address, count) -> int64[count]`."""
-    return carray(_at(address), (count,), np.int64)
+floats_at, doubles_at = _viewer(types.float32), _viewer(types.float64)
+bytes_at = _viewer(types.uint8)

@@ -83,13 +83,13 @@ TABLE, ROTARY, INTERLEAVED, PLANE = range(4)
 FAR = 1 << 60
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def by_row(kind: Any) -> Any:
     """Whether a record of this kind computes each row from the same row alone."""
     return kind in (QUANTISE, PREPARE, RMS_NORM, LAYER_NORM, ROPE, APPEND, ADD, GATED, ACTIVATE, SOFTCAP)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def append(F: Any, record: Any, rows: Any, layer: Any, I: Any, first: Any, last: Any) -> None:
     """Write the run's keys and values of rows [first, last) where the cache keeps them."""
     keys, values = floats_at(layer[KEYS], layer[COUNT]), floats_at(layer[VALUES], layer[COUNT])
@@ -108,7 +108,7 @@ def append(F: Any, record: Any, rows: Any, layer: Any, I: Any, first: Any, last:
                 values[to + k] = F[record[IN2] * rows + source + k]
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def linear(
     t: Any, team: Any, isa: Any, record: Any, rows: Any, mine: Any, segments: Any, ats: Any, F: Any, V: Any,
     Q: Any, D: Any, N: Any, L: Any, P: Any, G: Any, bytes_: Any, doubles: Any, stuck: Any,
@@ -143,7 +143,7 @@ def linear(
             stuck[1 + n] += segment[BEFORE]
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def row_by_row(
     record: Any, numbers: Any, rows: Any, mine: Any, first: Any, last: Any, F: Any, V: Any, ropes: Any, layers: Any,
     I: Any, Q: Any, D: Any, N: Any, L: Any, P: Any, G: Any, stuck: Any,
@@ -182,7 +182,7 @@ def row_by_row(
         softcap(F, x, width, y, width, width, numbers[CAP], first, last, form, stuck)
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def columns_of(t: Any, team: Any, record: Any, numbers: Any, rows: Any, F: Any, stuck: Any) -> None:
     """This thread's columns of the one row of a gated activation or a soft cap."""
     width, form = record[WIDTH], record[FORM]
@@ -199,7 +199,7 @@ def columns_of(t: Any, team: Any, record: Any, numbers: Any, rows: Any, F: Any, 
         stuck[1 + n] += c
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, _nrt=False)
 def step(
     t: Any, team: Any, isa: Any, start: Any, rows: Any, picked: Any, records: Any, reals: Any, segments: Any, ats: Any,
     F: Any, V: Any, ropes: Any, layers: Any, I: Any, M: Any, Q: Any, D: Any, N: Any, L: Any, P: Any, G: Any,

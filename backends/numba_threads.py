@@ -78,13 +78,13 @@ def pause(typing: Any) -> Any:
 _YIELD = types.ExternalFunction("SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32())
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def give_way() -> None:
     """Let another thread have the core."""
     _YIELD()
 
 
-@njit(nogil=True)
+@njit(nogil=True, _nrt=False)
 def barrier(meeting: Any, team: Any) -> None:
     """Wait until all threads of the team are here. `meeting` is one int64, 0 before the first."""
     if team == 1:
