@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -62,6 +63,7 @@ class Runner:
         self.segments, self.ats = self._segments()
         self.attention = AttentionMap(program, plan, self.records)
         self.ropes = RopeTables(plan.ropes)
+        self.lock = threading.Lock()
         self.rows = 0
         self.room = np.empty(0, dtype=np.float32)
         self.doubles, self.bytes = np.empty((team.size, 0)), np.empty((team.size, 0), np.uint8)
@@ -72,7 +74,11 @@ class Runner:
         )
 
     def run(self, run: Any) -> NDArray[np.float32]:
-        """The output of the program's last op."""
+        """The output of the program's last op. Of runs that are asked for at the same time one waits for the other."""
+        with self.lock:
+            return self._run(run)
+
+    def _run(self, run: Any) -> NDArray[np.float32]:
         mask = run.batch.mask
         rows = mask.size
         picked, row_of = _picked(self.program, run.batch)
@@ -96,7 +102,8 @@ class Runner:
                 meeting, stops, stuck,
             )  # fmt: skip
             if stuck[:, 0].any():
-                self._repair(run, at, rows, picked)
+                with run.limit:
+                    self._repair(run, at, rows, picked)
                 at += 1
         self._count(rows, picked)
         return self.value(self.program.ops[-1].name, rows, picked, mask.shape).copy()
@@ -173,7 +180,8 @@ class Runner:
                 return
         inputs = [self.value(name, rows, picked, run.batch.mask.shape).copy() for name in op.inputs]
         run.layer = int(self.records[at, WHICH])
-        y[...] = run.compute(op, *inputs)
+        with run.limit:
+            y[...] = run.compute(op, *inputs)
 
     def _repair(self, run: Any, at: int, rows: int, picked: int) -> None:
         """Let the generic form compute the elements that the record's kernel has left open."""

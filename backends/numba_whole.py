@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from lepton_ref.backends.numba_dot import Isa
@@ -24,6 +25,7 @@ class Whole:
     def __init__(self, isa: Isa) -> None:
         self.isa = isa
         self.teams: dict[int, Team] = {}
+        self.lock = threading.Lock()
 
     def __call__(self, run: Any, program: Any) -> Any:
         """The output of the program's last op; NotImplemented where no op of it has a kernel."""
@@ -33,15 +35,22 @@ class Whole:
         threads = available_cores() if run.threads is None else run.threads
         key = f"numba: {self.isa.name}, {threads} threads, direct {direct}"
         if key not in run.memo:
-            if not all(_computes(run.precision.at(op.name)) for op in program.ops):
-                run.memo["numba: none"] = True
-                return NotImplemented
-            team = self.teams.setdefault(threads, Team(threads))
-            plan = Planner(program, run.precision, self._panels(run, program), direct=direct).run()
-            run.memo[key] = Runner(run, program, plan, isa=self.isa, team=team)
-            run.memo["computed"] = {op.name: op.name not in plan.outside for op in program.ops}
+            with self.lock:  # two threads that come first at the same time pack the weights once
+                if key not in run.memo and not self._planned(run, program, key, threads, direct):
+                    return NotImplemented
         runner: Runner = run.memo[key]
         return runner.run(run)
+
+    def _planned(self, run: Any, program: Any, key: str, threads: int, direct: bool) -> bool:
+        """Put the program's runner into the run's memo; False where no op has a kernel."""
+        if not all(_computes(run.precision.at(op.name)) for op in program.ops):
+            run.memo["numba: none"] = True
+            return False
+        team = self.teams.setdefault(threads, Team(threads))
+        plan = Planner(program, run.precision, self._panels(run, program), direct=direct).run()
+        run.memo[key] = Runner(run, program, plan, isa=self.isa, team=team)
+        run.memo["computed"] = {op.name: op.name not in plan.outside for op in program.ops}
+        return True
 
     packs = True
     """Whether it keeps packed matrices where a run's memo has a place for them under "pack"."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import lepton_ref
+from lepton_ref.backends import numba_cache_map, numba_runner
 from lepton_ref.backends.numba_backend import NumbaBackend
 from lepton_ref.backends.numba_dot import available
 from lepton_ref.backends.numpy_backend import NumpyBackend
@@ -109,6 +111,67 @@ def test_every_instruction_set_gives_the_same_bits(isa: str, precision: str) -> 
     ids = np.random.default_rng(5).integers(0, VOCABULARY, (1, 7))
     for part in (ids, ids[:, :1]):
         same(model.forward(part), twin(model, numba(isa)).forward(part))
+
+
+def test_two_threads_that_share_a_model_each_get_their_own_answer() -> None:
+    model = drawn("llama", PRECISIONS["w8a8"], seed=3, specials=0.0)
+    fast = twin(model, numba(), threads=2)
+    ids = [np.random.default_rng(seed).integers(0, VOCABULARY, (1, 2 + seed % 5)) for seed in range(24)]
+    with ThreadPoolExecutor(4) as pool:
+        for asked, given_ in zip(ids, pool.map(fast.forward, ids), strict=True):
+            same(model.forward(asked), given_)
+
+
+class Guarded:
+    """NumPy, whose fresh arrays lie between two guards."""
+
+    GUARD = 4096
+
+    def __init__(self) -> None:
+        self.made: list[NDArray[np.uint8]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def empty(self, shape: Any, dtype: Any = np.float64) -> NDArray[Any]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        room = np.full(size + 2 * self.GUARD, 0xA5, dtype=np.uint8)
+        self.made.append(room)
+        return room[self.GUARD : self.GUARD + size].view(dtype).reshape(shape)
+
+    def zeros(self, shape: Any, dtype: Any = np.float64) -> NDArray[Any]:
+        fresh = self.empty(shape, dtype)
+        fresh[...] = 0
+        return fresh
+
+    def broken(self) -> int:
+        """Bytes of guards that something has written to."""
+        ends = [(room[: self.GUARD], room[-self.GUARD :]) for room in self.made]
+        return sum(int((end != 0xA5).sum()) for pair in ends for end in pair)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("precision", ["reference", "w8a8", "fp8"])
+def test_nothing_is_written_beside_the_memory_that_is_there(
+    name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = Guarded()
+    monkeypatch.setattr(numba_runner, "np", guarded)
+    monkeypatch.setattr(numba_cache_map, "np", guarded)
+    rng = np.random.default_rng(7)
+    for batch, tokens in ((1, 1), (1, 7), (2, 9)):
+        ids = rng.integers(0, VOCABULARY, (batch, tokens))
+        model = twin(drawn(name, PRECISIONS[precision], seed=tokens, specials=0.0), numba())
+        model.forward(ids, attention_mask=rng.random(ids.shape) < 0.8)
+    assert len(guarded.made) > 20
+    assert guarded.broken() == 0
+
+
+def test_a_guard_that_is_written_to_is_seen() -> None:
+    guarded = Guarded()
+    guarded.zeros(4)
+    guarded.made[0][-Guarded.GUARD] = 0
+    assert guarded.broken() == 1
 
 
 def test_an_unknown_instruction_set_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
@@ -111,6 +112,7 @@ class Run:
         masks: who sees whom, by causality, window and number of keys: layers of one window keep the same keys.
         memo: what a backend's kernel of whole programs keeps from one run of a model to the next.
         threads: how many threads such a kernel may use; None leaves its own choice.
+        limit: the context in which BLAS keeps to as many, entered where the generic form computes.
     """
 
     weights: Mapping[str, Weight]
@@ -126,6 +128,7 @@ class Run:
     masks: dict[tuple[object, ...], Array] = field(default_factory=dict)
     memo: dict[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    limit: AbstractContextManager[None] = field(default_factory=nullcontext)
 
     def how(self, op: Op) -> dict[str, Any]:
         """Where and in which precision the op computes, as keywords of `lepton_ref.ops`."""
@@ -164,6 +167,11 @@ def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] |
     done = NotImplemented if whole is None else whole(run, program)
     if done is not NotImplemented:
         return done
+    with run.limit:
+        return _one_by_one(run, program, watch)
+
+
+def _one_by_one(run: Run, program: Program, watch: Callable[[str, Array], None] | None) -> Array:
     last_use = {name: number for number, op in enumerate(program.ops) for name in op.inputs}
     values: dict[str, Array] = {}
     for number, op in enumerate(program.ops):

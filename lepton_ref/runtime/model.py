@@ -193,10 +193,9 @@ class Model:
         batch = make_batch(self.program, self.config, input_ids, last_only=last_only, **known)
         run = Run(
             self.parts.weights, self._vectors, batch, cache, self.backend, self.precision, self._joins,
-            memo=self._memo, threads=self.threads,
+            memo=self._memo, threads=self.threads, limit=self._limit,
         )  # fmt: skip
-        with self._limit:
-            output = self.backend.to_numpy(execute(run, self.program, watch=watch))
+        output = self.backend.to_numpy(execute(run, self.program, watch=watch))
         if cache is not None:
             cache.commit(batch.integers["input_ids"] if positions is None else None)
         return self._finished(output, batch)
