@@ -158,8 +158,11 @@ class Held:
         masked, scratch = 0, 1
         for view, layout in firsts.items():
             place, start = self.views[view], layout.start
-            ranges, holes, span = _ranges(run.seen(self.owner.firsts[view][0], layout.order, layout.valid), start)
-            integers[place : place + 2 * rows] = ranges.reshape(-1)
+            found: Any = _one_token(run.batch.order, layout, view) if rows == 1 else None
+            if found is None:
+                found = _ranges(run.seen(self.owner.firsts[view][0], layout.order, layout.valid), start)
+            ranges, holes, span = found
+            integers[place : place + 2 * rows] = ranges
             new = layout.new + start
             integers[place + 2 * rows : place + 3 * rows] = np.where(layout.new >= 0, new, -1).reshape(-1)
             mask, slots = -1 if holes is None else masked, start + layout.order.shape[1]
@@ -182,13 +185,23 @@ def _view(op: Any) -> View:
     return op.options["causal"], op.options["window"]
 
 
+def _one_token(order: Integers, layout: Any, view: View) -> tuple[tuple[int, int], None, int] | None:
+    """What `_ranges` gives, for one token behind keys without gaps; None where they are not plainly that."""
+    (causal, window), count = view, layout.order.shape[1]
+    first, last, own = int(layout.order[0, 0]), int(layout.order[0, -1]), int(order[0, 0])
+    if not causal or last - first != count - 1 or last != own or not layout.valid.all():
+        return None  # numbers of tokens grow from slot to slot, so that none is missing between two that are n apart
+    low = 0 if window is None else max(0, count - window)
+    return (layout.start + low, layout.start + count), None, count - low
+
+
 def _ranges(seen: NDArray[np.bool_], start: int) -> tuple[Integers, NDArray[np.uint8] | None, int]:
-    """(B, T, S) -> (B·T, 2) from the first slot seen to behind the last, a mask if any has holes, and the span."""
+    """(B, T, S) -> (2·B·T) from the first slot seen to behind the last, a mask if any has holes, and the span."""
     flat = seen.reshape(-1, seen.shape[-1])
     count = flat.sum(axis=1)
     first = flat.argmax(axis=1)
     last = np.where(count > 0, flat.shape[1] - flat[:, ::-1].argmax(axis=1), first)
-    ranges = np.stack([first, last], axis=1) + start
+    ranges = np.stack([first, last], axis=1).reshape(-1) + start
     holes = None
     if (last - first != count).any():
         holes = np.zeros((len(flat), start + flat.shape[1]), dtype=np.uint8)

@@ -240,7 +240,9 @@ class RopeTables:
         """
         positions = run.batch.positions
         first = int(positions[0, 0])
-        in_order = len(positions) == 1 and bool((positions[0] == np.arange(first, first + positions.size)).all())
+        in_order = positions.size == 1 or (
+            len(positions) == 1 and bool((positions[0] == np.arange(first, first + positions.size)).all())
+        )
         for number, rope in enumerate(self.ropes):
             planes, by_position = self._planes_of(run, number, rope)
             width, start = rope.width // 2, 0
