@@ -8,7 +8,7 @@ beside it. With u = 2⁻⁵³ and D = Σₖ |q|·maxₛ |key|:
     a weight by ε = 2·(2n² + 8)·u²·|scale|·D + 2⁻⁹⁴, exp's 2⁻⁹⁶ and 708·3u² included; it must be below 2⁻²⁰
     numerator and denominator by ε and by (3S + 8)²·u² of Σ p·|v|; the quotient by 2⁻⁹⁹
 
-so y by A·(2ε + 2·(3S + 8)²·u² + 2⁻⁹⁸)·(1 + 2⁻⁴) + 2⁻⁹⁰⁰, A = Σ p·|v|/Σ p. What both ends of that do not round alike,
+so y by A·(2ε + 2·(3S + 8)²·u² + 2⁻⁹⁸)·(1 + 2⁻⁴) + 2⁻⁸⁵⁰, A = Σ p·|v|/Σ p. What both ends of that do not round alike,
 and rows that hold NaN or infinities, is left to Python.
 """
 
@@ -39,7 +39,7 @@ from lepton_ref.backends.numba_vectors import absolute, bits_of, fma, lane, larg
 
 U = 2.0**-53
 
-LOST = 2.0**-900
+LOST = 2.0**-850
 
 
 @njit(nogil=True, cache=True)
@@ -116,8 +116,8 @@ def settle(
             minus = minus and np.signbit(v)
     if not (total[0] > 0.0 and size < np.inf):
         return np.float32(0.0), False
-    if zeros:
-        return np.float32(-0.0 if minus else 0.0), True
+    if zeros:  # what is not weighed may be far away, or not seen: then Python tells whether it has a sign
+        return np.float32(-0.0 if minus else 0.0), terms == unit.slots
     additions = unit.padded + 2.0
     epsilon = (4.0 * additions * additions + 16.0) * U * U * products + 2.0**-94
     if not epsilon < 2.0**-20:

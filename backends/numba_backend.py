@@ -24,6 +24,7 @@ class NumbaBackend(NumpyBackend):
     Raises:
         ImportError: Numba is not installed.
         ValueError: an instruction set that is unknown, or that the processor does not have.
+        RuntimeError: an x86 processor without F16C.
     """
 
     name = "numba"
@@ -33,7 +34,7 @@ class NumbaBackend(NumpyBackend):
             import numba
         except ImportError as error:
             raise ImportError("backend 'numba' needs Numba: pip install 'lepton-ref[numba]'") from error
-        from lepton_ref.backends.numba_dot import chosen
+        from lepton_ref.backends.numba_dot import chosen, require_halves
         from lepton_ref.backends.numba_op_attention import attention_kernel
         from lepton_ref.backends.numba_op_linear import LinearKernel, storage_classes
         from lepton_ref.backends.numba_ops import RowKernels, declining
@@ -42,6 +43,7 @@ class NumbaBackend(NumpyBackend):
         from lepton_ref.backends.numba_whole import Whole
 
         self._version = str(numba.__version__)
+        require_halves()
         self.isa = chosen(isa)
         self._whole = Whole(self.isa)
         cores, none = available_cores(), type(None)

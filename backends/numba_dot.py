@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
+from numba.core.registry import cpu_target
 from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
 
 from lepton_ref.backends.numba_vectors import I8X64, I32, I32X16, Vector, declared, pointer, splatted
@@ -67,9 +68,30 @@ def _nothing(kind: Any, value: Any, context: Any) -> Any:
 
 
 def available() -> tuple[str, ...]:
-    """The instruction sets that this processor has, the fastest first."""
-    features = binding.get_host_cpu_features()
-    return tuple(name for name in NAMES if all(features.get(feature, False) for feature in FEATURES[name]))
+    """The instruction sets that this processor has, and that Numba compiles for, the fastest first."""
+    features = target_features()
+    return tuple(name for name in NAMES if all(feature in features for feature in FEATURES[name]))
+
+
+def target_features() -> frozenset[str]:
+    """The processor's features that Numba compiles for: the host's, but for NUMBA_CPU_NAME and NUMBA_CPU_FEATURES."""
+    triple, name, features = cpu_target.target_context.codegen().magic_tuple()
+    del triple, name
+    return frozenset(feature[1:] for feature in features.split(",") if feature.startswith("+"))
+
+
+def require_halves() -> None:
+    """See that float16 can be converted.
+
+    Raises:
+        RuntimeError: an x86 without F16C; LLVM would call functions that are not there.
+    """
+    triple, name, _ = cpu_target.target_context.codegen().magic_tuple()
+    if "x86" in triple and "f16c" not in target_features():
+        raise RuntimeError(
+            f"backend 'numba' needs F16C on x86, which {name} as Numba compiles for it has not; "
+            "take backend 'numpy', or unset NUMBA_CPU_NAME and NUMBA_CPU_FEATURES"
+        )
 
 
 def chosen(name: str | None = None) -> Isa:

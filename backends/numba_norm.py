@@ -1,12 +1,12 @@
 r"""Norms in kernels: RMSNorm and LayerNorm of rows, sixteen columns at a time, sums in sixteen lanes.
 
-RMSNorm is x·(offset + w)·(1/√(Σ x²/D + ε)). With n = ⌊D/16⌋ + 5 roundings, and one for each column beyond
-sixteens, of a sum of squares, which are exact, quotient
-and ε two more, all halved by the root; root, its inverse, offset + w and two products one each: (n + 2)/2 + 5 units of
-u = 2⁻⁵³, and three for the rounding test. What that leaves open is computed in double-double: there the sum errs by
-2·(n + 4)²·u², the rest by less than 2⁻⁹⁶.
+RMSNorm is x·(offset + w)·(1/√(Σ x²/D + ε)). A square passes ⌊D/32⌋ + 8 roundings at most, and one for each column
+beyond thirty-twos: n of a sum of squares. Quotient and ε are two more, all halved by the root; root, its inverse,
+offset + w and two products are one each: (n + 2)/2 + 5 units of u = 2⁻⁵³, and three for the rounding test. What that
+leaves open is computed in double-double: there the sum errs by 2·(n + 4)²·u², the rest by less than 2⁻⁹⁶.
 
-LayerNorm's bound is that of `lepton_ref.ops.layer_norm` with n in the place of D roundings: the mean errs by
+LayerNorm's bound is that of `lepton_ref.ops.layer_norm` with ⌊D/16⌋ + 5 roundings, and one for each column beyond
+sixteens, in the place of D: the mean errs by
 ρ = 1.01·γₙ₊₁·Σ |x|/D, the rest by γ of (n + 2)/2 + 10. What it leaves open is left to Python.
 """
 
@@ -42,7 +42,7 @@ def rms_norm(
     first: Any, last: Any, form: Any, stuck: Any,
 ) -> None:  # fmt: skip
     """Rows [first, last), each of `heads` parts of `width` that are normed by themselves, with weights V[w …]."""
-    roundings = width // 16 + width % 16 + 5.0
+    roundings = width // 32 + width % 32 + 8.0
     units = ((roundings + 2.0) / 2 + 5.0 + 3.0) * (U * (1 + 2.0**-20))
     for row in range(first, last):
         for head in range(heads):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -29,8 +28,8 @@ from lepton_ref.backends.numba_plan import (
 )  # fmt: skip
 from lepton_ref.backends.numba_real_call import prepared_sizes, scratch_size
 from lepton_ref.backends.numba_repair import Repairs
-from lepton_ref.backends.numba_step import INTERLEAVED, PLANE, ROTARY, TABLE, step
-from lepton_ref.backends.numba_threads import Team
+from lepton_ref.backends.numba_step import FAR, INTERLEAVED, PLANE, ROTARY, TABLE, step
+from lepton_ref.backends.numba_threads import Team, Turn
 from lepton_ref.numerics import counts
 
 COUNTED: Mapping[str, str] = types.MappingProxyType(
@@ -63,13 +62,13 @@ class Runner:
         self.segments, self.ats = self._segments()
         self.attention = AttentionMap(program, plan, self.records)
         self.ropes = RopeTables(plan.ropes)
-        self.lock = threading.Lock()
+        self.lock, self.compiled = Turn(), False
         self.rows = 0
         self.room = np.empty(0, dtype=np.float32)
         self.doubles, self.bytes = np.empty((team.size, 0)), np.empty((team.size, 0), np.uint8)
         self.control = (
             np.zeros(8, np.int64),
-            np.zeros(2 * team.size, np.int64),
+            np.zeros(3 * team.size, np.int64),
             np.zeros((team.size, STUCK), np.int64),
         )
 
@@ -89,6 +88,13 @@ class Runner:
         ropes = self.ropes.of(run, self.records, self.reals)
         meeting, stops, stuck = self.control
         at, end = 0, len(self.records)
+        arguments = (
+            rows, picked, self.records, self.reals, self.segments, self.ats, self.room, self.vectors, ropes, layers,
+            integers, masks, *self.integer, *self.real, self.bytes, self.doubles, meeting, stops, stuck,
+        )  # fmt: skip
+        if not self.compiled:
+            step(0, 1, self.isa, end, *arguments)  # nothing but to compile it, in one thread
+            self.compiled = True
         while at < end:
             if self.records[at, KIND] == OUTSIDE:
                 self._outside(run, at, rows, picked)
@@ -96,17 +102,17 @@ class Runner:
                 continue
             meeting[:] = 0
             stuck[:, 0] = 0
-            at = self.team.run(
-                step, self.isa, at, rows, picked, self.records, self.reals, self.segments, self.ats, self.room,
-                self.vectors, ropes, layers, integers, masks, *self.integer, *self.real, self.bytes, self.doubles,
-                meeting, stops, stuck,
-            )  # fmt: skip
+            stops[:] = FAR
+            at = self.team.run(step, self.isa, at, *arguments, give_up=self._give_up)
             if stuck[:, 0].any():
                 with run.limit:
                     self._repair(run, at, rows, picked)
                 at += 1
         self._count(rows, picked)
         return self.value(self.program.ops[-1].name, rows, picked, mask.shape).copy()
+
+    def _give_up(self) -> None:
+        self.control[0][1] = 1
 
     def _vectors(self, run: Any) -> NDArray[np.float32]:
         """All vectors in one array; records, which number them, are given their places in it."""
@@ -185,7 +191,8 @@ class Runner:
 
     def _repair(self, run: Any, at: int, rows: int, picked: int) -> None:
         """Let the generic form compute the elements that the record's kernel has left open."""
-        left = self.control[2]
+        _, stops, stuck = self.control
+        left = stuck[stops[2 * self.team.size :] == at]  # a thread may have stopped later, at what is computed again
         found = [row[1 : 1 + min(int(row[0]), STUCK - 1)] for row in left]
         places = np.concatenate(found)
         whole = any(row[0] >= STUCK for row in left)

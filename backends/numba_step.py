@@ -218,7 +218,7 @@ def step(
         Q, D, N, L: a linear layer's rows as integers, their scales, sums and lengths.
         P, G: a linear layer's rows as real numbers, and cut into digits.
         all_bytes, all_doubles: scratch of each thread.
-        meeting, stops: the barrier, and where each thread has stopped, twice.
+        meeting, stops: the barrier; where each thread has stopped, as seen at one barrier and the next, and for good.
         all_stuck: each thread's elements that are left to Python.
     """
     stuck, meetings, local, stop = all_stuck[t], 0, False, FAR
@@ -232,7 +232,8 @@ def step(
         still_local = by_row(kind) and not spread and not at_end
         if number > start and not (local and still_local):
             atomic_store(stops, meetings % 2 * team + t, stop)
-            barrier(meeting, team)
+            if not barrier(meeting, team):
+                return FAR
             earliest = FAR
             for other in range(team):
                 earliest = min(earliest, atomic_load(stops, meetings % 2 * team + other))
@@ -273,4 +274,5 @@ def step(
             )  # fmt: skip
         if stuck[0] > 0:
             stop = number
+            stops[2 * team + t] = number
     return count

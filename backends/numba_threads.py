@@ -85,18 +85,39 @@ def give_way() -> None:
 
 
 @njit(nogil=True, _nrt=False)
-def barrier(meeting: Any, team: Any) -> None:
-    """Wait until all threads of the team are here. `meeting` is one int64, 0 before the first."""
+def barrier(meeting: Any, team: Any) -> bool:
+    """Wait until all threads of the team are here; False where one will not come.
+
+    `meeting` is two int64, 0 before the first barrier: how many came so far, and whether the work is given up.
+    """
     if team == 1:
-        return
+        return True
     goal = (atomic_add(meeting, 0, 1) // team + 1) * team
     looks = 0
     while atomic_load(meeting, 0) < goal:
+        if atomic_load(meeting, 1) != 0:
+            return False
         looks += 1
         if looks < PATIENCE:
             pause()
         else:
             give_way()
+    return True
+
+
+class Turn:
+    """A lock that a child process after a fork has anew: there is nobody left who could give it back."""
+
+    def __init__(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self._process, self._lock = os.getpid(), threading.Lock()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Team:
@@ -112,8 +133,13 @@ class Team:
         self._lock = threading.Lock()
         self._tasks: list[queue.SimpleQueue[Callable[[], None] | None]] = []
 
-    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def run(self, function: Callable[..., Any], *arguments: Any, give_up: Callable[[], None] | None = None) -> Any:
         """Call `function(number, size, *arguments)` in every thread; return what number 0 gave, when all have ended.
+
+        Args:
+            function: compiled already, so that no thread waits at a barrier for one that cannot start.
+            arguments: for all threads.
+            give_up: called where a thread raises, an interrupt for one, so that the others leave their barriers.
 
         Raises:
             Exception: what one of them raised.
@@ -126,9 +152,13 @@ class Team:
             self._start()
             done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
             for number, tasks in enumerate(self._tasks, start=1):
-                tasks.put(_task(function, number, self.size, arguments, done))
+                tasks.put(_task(function, number, self.size, arguments, done, give_up))
             try:
                 result = function(0, self.size, *arguments)
+            except BaseException:
+                if give_up is not None:
+                    give_up()
+                raise
             finally:
                 raised = [done.get() for _ in self._tasks]
         for error in raised:
@@ -154,12 +184,15 @@ class Team:
 
 
 def _task(
-    function: Callable[..., Any], number: int, size: int, arguments: tuple[Any, ...], done: Any
-) -> Callable[[], None]:
+    function: Callable[..., Any], number: int, size: int, arguments: tuple[Any, ...], done: Any,
+    give_up: Callable[[], None] | None,
+) -> Callable[[], None]:  # fmt: skip
     def run() -> None:
         try:
             function(number, size, *arguments)
         except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+            if give_up is not None:
+                give_up()
             done.put(error)
         else:
             done.put(None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from lepton_ref.backends.numba_dot import Isa
@@ -12,7 +11,7 @@ from lepton_ref.backends.numba_planner import Packed, Planner
 from lepton_ref.backends.numba_rounding import FORMATS
 from lepton_ref.backends.numba_runner import Runner
 from lepton_ref.backends.numba_store import pack_all, stored_panels
-from lepton_ref.backends.numba_threads import Team, available_cores
+from lepton_ref.backends.numba_threads import Team, Turn, available_cores
 
 
 class Whole:
@@ -25,7 +24,7 @@ class Whole:
     def __init__(self, isa: Isa) -> None:
         self.isa = isa
         self.teams: dict[int, Team] = {}
-        self.lock = threading.Lock()
+        self.lock = Turn()
 
     def __call__(self, run: Any, program: Any) -> Any:
         """The output of the program's last op; NotImplemented where no op of it has a kernel."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from lepton_ref import ops
 from lepton_ref.backends import numba_attention, numba_attention_exact
+from lepton_ref.backends.numba_backend import NumbaBackend
+from lepton_ref.numerics import get_precision
 
 
 @pytest.fixture(autouse=True)
@@ -248,3 +250,18 @@ def test_a_planted_bug_of_the_second_stage_is_seen() -> None:
     wrong = with_exact("low += fused(W[p + slots + s], v, lost)", "low += lost")
     wrong.EXP = 1e7
     caught(lambda: check_given(case, given_, wrong))
+
+
+def test_values_whose_weights_underflow_have_a_sign_all_the_same() -> None:
+    q = np.zeros((1, 1, 1, 16), dtype=np.float32)
+    q[..., 0] = 1.0
+    k, v = np.zeros((1, 3, 1, 16), dtype=np.float32), np.zeros((1, 3, 1, 16), dtype=np.float32)
+    k[0, 1, 0, 0], k[0, 2, 0, 0] = -705.0, -730.0
+    v[0, 1, 0], v[0, 2, 0] = 2.0**100, -(2.0**127)
+    v[0, :, 0, 1] = [0.0, -(2.0**100), 2.0**127]
+    mask = np.ones((1, 1, 3), dtype=np.bool_)
+    want, got = (
+        ops.attention(q, k, v, mask, scale=1.0, backend=backend, precision=get_precision("reference"))
+        for backend in (BACKEND, NumbaBackend())
+    )
+    assert np.array_equal(want.view(np.uint32), got.view(np.uint32))
