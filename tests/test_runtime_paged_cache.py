@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_cases import case
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from strict_backend import StrictBackend
 from test_runtime_cache import HEADS, NUMPY, WIDTH, layers
 from test_runtime_generate import HOT, KINDS, PROMPTS, model
 
+import lepton_ref
 from lepton_ref.interface import Backend
 from lepton_ref.models.inputs import ContextOverflowError
 from lepton_ref.numerics import get_precision
@@ -405,3 +407,20 @@ def test_positions_of_the_caller_s_own_leave_the_ids_unknown() -> None:
     assert cache.ids == (None,)
     cache.truncate(0)
     assert cache.ids == ((),)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda model, cache: model.new_cache(paged=1), "paged must be True, False or a paged cache of this model"),
+        (lambda model, cache: model.new_cache(paged=model), "paged must be True, False or a paged cache of this model"),
+        (lambda model, cache: PagedCache.together([model.new_cache()]), "only paged caches go together"),
+        (lambda model, cache: PagedCache.together(cache), "give a list of paged caches, got PagedCache"),
+        (lambda model, cache: cache.fork(0), "rows must be a list of numbers of sequences"),
+        (lambda model, cache: model.new_cache().fork(), "make the cache with new_cache\\(paged=True\\)"),
+    ],
+)
+def test_what_is_no_paged_cache_is_refused_in_one_line(call: Any, words: str) -> None:
+    tiny = lepton_ref.load(case("llama").folder)
+    with pytest.raises((TypeError, ValueError), match=words):
+        call(tiny, tiny.new_cache(paged=True))

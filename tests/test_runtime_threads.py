@@ -38,7 +38,7 @@ def _two_threads() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("threads", "error", "text"),
     [
-        (0, ValueError, "threads must be at least 1, got 0; leave it out for BLAS's own choice"),
+        (0, ValueError, "threads must be at least 1, got 0; leave it out for all that there are"),
         (-2, ValueError, "threads must be at least 1, got -2"),
         (True, TypeError, "threads must be an integer of at least 1, or None, got True"),
         (1.0, TypeError, "threads must be an integer of at least 1, or None, got 1.0"),

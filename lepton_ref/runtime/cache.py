@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +88,14 @@ class KVCache(ABC):
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes of all keys and values, room for more included."""
+
+    def fork(self, rows: Iterable[int] | None = None, /) -> KVCache:
+        """A cache whose sequences go on from these ones: what paged caches alone can do.
+
+        Raises:
+            ValueError: this one is not paged.
+        """
+        raise ValueError("keys and values in one piece cannot be shared; make the cache with new_cache(paged=True)")
 
     @abstractmethod
     def used(self, b: int, padding: int, /) -> int:

@@ -42,7 +42,7 @@ def load(
         precision: by name, or a record; see `lepton_ref.numerics.PRECISIONS`.
         keep_decoded: whether matrices stay decoded after their first use: True, False, or "auto", which keeps them
             where that takes at most half of the available memory.
-        threads: how many threads BLAS may use; None leaves its own choice.
+        threads: how many threads BLAS and a backend's own kernels may use; None is their own choice.
         kv_cache: how the model's caches keep keys and values: "dense", as they are, or as small numbers with scales,
             "int8", "int4" or "fp8" ("int8-64" in groups of 64); see `lepton_ref.runtime.kv_formats`.
         pack: where a backend that packs matrices, such as "numba", keeps them packed in a file from one start to the

@@ -278,6 +278,7 @@ class Model:
         Raises:
             ValueError: a model without causal attention, numbers below 1, an unknown `kv_cache`, or a cache to share
                 blocks with that is another model's or keeps keys and values otherwise.
+            TypeError: `paged` is neither of the three.
         """
         form = get_kv_format(self.kv_cache if kv_cache is None else kv_cache)
         if not self.is_causal:
@@ -294,4 +295,6 @@ class Model:
             if paged.codec.name != codec.name:
                 raise ValueError(f"the cache to share blocks with is {paged.codec.name}, not {codec.name}; make two")
             return PagedCache.empty(self.program.caches(), **size, **more, pools=paged.pools)
+        if not isinstance(paged, bool):
+            raise TypeError(f"paged must be True, False or a paged cache of this model, got {type(paged).__name__}")
         return (PagedCache.empty if paged else ContiguousCache)(self.program.caches(), **size, **more)

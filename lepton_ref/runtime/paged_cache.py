@@ -81,9 +81,15 @@ class PagedCache(KVCache):
 
         Raises:
             ValueError: no cache, caches of several pools, or a sequence that comes twice.
+            TypeError: something that is no paged cache.
         """
+        if not isinstance(caches, Sequence):
+            raise TypeError(f"give a list of paged caches, got {caches!r}")
         if len(caches) == 0:
             raise ValueError("there is no cache to put together; give at least one")
+        for cache in caches:
+            if not isinstance(cache, PagedCache):
+                raise TypeError(f"only paged caches go together, got {cache!r}; make each with new_cache(paged=True)")
         first = caches[0]
         states = [state for cache in caches for state in cache.states]
         if any(cache.pools is not first.pools for cache in caches):
@@ -98,6 +104,8 @@ class PagedCache(KVCache):
         Raises:
             ValueError: a number that is no sequence's, or none at all.
         """
+        if rows is not None and not isinstance(rows, Iterable):
+            raise TypeError(f"rows must be a list of numbers of sequences, got {rows!r}")
         chosen = list(range(self.batch) if rows is None else rows)
         if len(chosen) == 0:
             raise ValueError("rows is empty; name at least one sequence")

@@ -80,6 +80,8 @@ class Server:
     """
 
     def __init__(self, model: Model, *, batch: int = 8, chunk: int = 128) -> None:
+        if not hasattr(model, "parts"):
+            raise TypeError(f"a server needs a model, got {type(model).__name__}; lepton_ref.load gives one")
         require_language_model(model, "serve")
         require_integer("batch", batch, low=1, remedy="it counts sequences that run together")
         require_integer("chunk", chunk, low=1, remedy="it counts tokens of a prompt")
@@ -154,8 +156,8 @@ class Server:
             ValueError: a request that waits or runs, was cancelled or handed out, or never was; or what ended it, such
                 as logits that are NaN.
         """
-        if number not in self._finished:
-            there = number in (*self.waiting, *self.running)
+        if not isinstance(number, int) or number not in self._finished:
+            there = isinstance(number, int) and number in (*self.waiting, *self.running)
             why = "has not ended; step until it has" if there else "is unknown, cancelled or was handed out"
             raise ValueError(f"request {number!r} {why}")
         found = self._finished.pop(number)
@@ -182,6 +184,8 @@ class Server:
 
     def run(self, prompts: Iterable[Any], /, **options: Any) -> list[Generation]:
         """Submit prompts and answer them all, in their order; `options` are for each of them."""
+        if not isinstance(prompts, Iterable) or isinstance(prompts, str):
+            raise TypeError(f"run takes a list of prompts, got {prompts!r}")
         numbers = [self.submit(prompt, **options) for prompt in prompts]
         while not set(numbers) <= self._finished.keys():
             self.step()

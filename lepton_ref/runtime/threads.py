@@ -37,7 +37,7 @@ class ThreadLimit:
         if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
             raise TypeError(f"threads must be an integer of at least 1, or None, got {threads!r}")
         if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}; leave it out for BLAS's own choice")
+            raise ValueError(f"threads must be at least 1, got {threads}; leave it out for all that there are")
         try:
             from threadpoolctl import ThreadpoolController
         except ImportError as error:
