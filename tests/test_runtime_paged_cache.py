@@ -415,7 +415,7 @@ def test_positions_of_the_caller_s_own_leave_the_ids_unknown() -> None:
         (lambda model, cache: model.new_cache(paged=1), "paged must be True, False or a paged cache of this model"),
         (lambda model, cache: model.new_cache(paged=model), "paged must be True, False or a paged cache of this model"),
         (lambda model, cache: PagedCache.together([model.new_cache()]), "only paged caches go together"),
-        (lambda model, cache: PagedCache.together(cache), "give a list of paged caches, got PagedCache"),
+        (lambda model, cache: PagedCache.together(cache), "give a list of paged caches, got"),
         (lambda model, cache: cache.fork(0), "rows must be a list of numbers of sequences"),
         (lambda model, cache: model.new_cache().fork(), "make the cache with new_cache\\(paged=True\\)"),
     ],
