@@ -70,6 +70,7 @@ class AttentionMap:
         self.held: Held | None = None
         self.firsts = {_view(op): (op, which) for op, which in reversed([*zip(self.ops, self.which, strict=True)])}
         self.caches = {which: op.options["cache"] for which, op in zip(self.which, self.ops, strict=True)}
+        self.widest = max((kept.heads * kept.width for kept in self.caches.values()), default=0)
         self.buffers = [np.empty(0, dtype=np.float32) for _ in range(2)]
 
     def of(self, run: Any, rows: int, row_of: Integers) -> tuple[Integers, NDArray[np.uint8], Integers, int]:
@@ -88,7 +89,7 @@ class AttentionMap:
         if run.cache is not None:
             return run.cache.addresses(which)
         kept = self.caches[which]
-        needed = run.batch.mask.size * kept.heads * kept.width
+        needed = run.batch.mask.size * self.widest  # of all layers, so that those laid out before keep their place
         if needed > self.buffers[0].size:
             self.buffers = [np.empty(needed, dtype=np.float32) for _ in range(2)]
         return Own(run.batch, kept.heads, kept.width, self.buffers)

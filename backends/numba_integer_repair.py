@@ -73,7 +73,8 @@ def to_odd_double(sum_: Any) -> Any:
     word, shift = drop >> 5, drop & 31
     mantissa = sum_[word] >> shift
     for i in range(1, min(3, WORDS - word)):
-        mantissa |= sum_[word + i] << (32 * i - shift)
+        if 32 * i - shift < 64:
+            mantissa |= sum_[word + i] << (32 * i - shift)
     lost = sum_[word] & ((np.int64(1) << shift) - 1)
     for i in range(word):
         lost |= sum_[i]

@@ -58,6 +58,7 @@ class Runner:
     def __init__(self, run: Any, program: Any, plan: Any, *, isa: Any, team: Team) -> None:
         self.program, self.plan, self.isa, self.team = program, plan, isa, team
         self.records, self.reals = plan.records, plan.numbers
+        self.computed = {op.name: op.name not in plan.outside for op in program.ops}
         self.vectors = self._vectors(run)
         self.segments, self.ats = self._segments()
         self.attention = AttentionMap(program, plan, self.records)
@@ -279,6 +280,7 @@ class RopeTables:
                 return self._planes(run, number, rope, positions, lengths), False  # far out, and few
             new = np.arange(known.shape[1], end + self.AHEAD)[None]
             known = np.concatenate([known, self._planes(run, number, rope, new, lengths[:1])], axis=1)
+            self.known = {other: kept for other, kept in self.known.items() if other[0] != number}  # one length's alone
             self.known[key] = known
         return known, True
 

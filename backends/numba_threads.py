@@ -151,16 +151,18 @@ class Team:
         with self._lock:
             self._start()
             done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-            for number, tasks in enumerate(self._tasks, start=1):
-                tasks.put(_task(function, number, self.size, arguments, done, give_up))
+            given = 0
             try:
+                for number, tasks in enumerate(self._tasks, start=1):
+                    tasks.put(_task(function, number, self.size, arguments, done, give_up))
+                    given += 1
                 result = function(0, self.size, *arguments)
             except BaseException:
                 if give_up is not None:
                     give_up()
                 raise
             finally:
-                raised = [done.get() for _ in self._tasks]
+                raised = [done.get() for _ in range(given)]
         for error in raised:
             if error is not None:
                 raise error

@@ -38,6 +38,7 @@ class Whole:
                 if key not in run.memo and not self._planned(run, program, key, threads, direct):
                     return NotImplemented
         runner: Runner = run.memo[key]
+        run.memo["computed"] = runner.computed
         return runner.run(run)
 
     def _planned(self, run: Any, program: Any, key: str, threads: int, direct: bool) -> bool:
@@ -48,7 +49,6 @@ class Whole:
         team = self.teams.setdefault(threads, Team(threads))
         plan = Planner(program, run.precision, self._panels(run, program), direct=direct).run()
         run.memo[key] = Runner(run, program, plan, isa=self.isa, team=team)
-        run.memo["computed"] = {op.name: op.name not in plan.outside for op in program.ops}
         return True
 
     packs = True
