@@ -36,6 +36,9 @@ from lepton_ref.backends.numba_pages import let_go_of_compiler
 IMPORTED = re.compile(r"^from (lepton_ref\.[\w.]+) import", re.MULTILINE)
 """Modules whose names a file has from its beginning; what functions import later is no part of machine code."""
 
+DIGEST = hashlib.sha256().digest_size
+"""Bytes at the end of a file that say what the others must be."""
+
 STALE = 3600.0
 """Seconds after which a file that was not finished is what a writer has left that was killed."""
 
@@ -133,9 +136,13 @@ class OneFileEach(IndexDataCacheFile):
 
     def load(self, key: tuple[str, str]) -> Any:
         """What is kept under a key, or None."""
-        with suppress(OSError):
-            return self._load_data(self._name(key))
-        return None
+        try:
+            kept = Path(self._data_path(self._name(key))).read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(kept[:-DIGEST]).digest() != kept[-DIGEST:]:  # damaged: compiled again, and replaced
+            return None
+        return self._load_data(self._name(key))
 
     def save(self, key: tuple[str, str], data: Any) -> None:
         """Keep it; what was made from other sources goes."""
@@ -153,7 +160,7 @@ class OneFileEach(IndexDataCacheFile):
     def _save_data(self, name: str, data: Any) -> None:
         content = self._dump(data)
         with self._open_for_write(self._data_path(name)) as file:
-            file.write(content)
+            file.write(content + hashlib.sha256(content).digest())  # the reader stops where its data ends
             file.flush()
             os.fsync(file.fileno())
 

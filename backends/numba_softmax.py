@@ -70,7 +70,8 @@ def log_softmax_at(x: Any, index: Any, *, backend: Any, precision: Precision) ->
     units = width / 64 + width % 64 + 8 + EXP + 1.01 * math.log(width) + 2 * backend.ulps * log_total
     bound = (units + 2.0 * np.abs(distance) + 4.0 * np.abs(value)) * (UNIT * SLACK)
     low, high = (cast(end, precision.activations, backend=backend) for end in (value - bound, value + bound))
-    if not (np.isfinite(value) & (log_total > 0.0) & (low == high)).all():
+    same = (low == high) & (np.signbit(low) == np.signbit(high))
+    if not (np.isfinite(value) & (log_total > 0.0) & same).all():
         return NotImplemented
     y = round_once(value, bound, op="log_softmax", repair=Repair(_none), backend=backend, precision=precision)
     return np.asarray(y).reshape(picked.shape)

@@ -252,3 +252,16 @@ def test_the_tests_of_this_page_give_no_warning_by_themselves() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert njit(cache=True)(one)(1) == 2
+
+
+@pytest.mark.parametrize("harm", [lambda kept: kept[: len(kept) // 2], lambda kept: b"\x80" + kept[1:-40] + kept[-39:]])
+def test_a_damaged_file_is_compiled_again(harm: Any, tmp_path: Path) -> None:
+    page = tmp_path / "page.py"
+    page.write_text(PAGE)
+    kept = {"NUMBA_CACHE_DIR": str(tmp_path / "kept")}
+    assert asked(page, **kept) == [0, 1, 5.5]
+    assert asked(page, **kept) == [1, 0, 5.5]
+    for path in (tmp_path / "kept").rglob("*.nbc"):
+        path.write_bytes(harm(path.read_bytes()))
+    assert asked(page, **kept) == [0, 1, 5.5]
+    assert asked(page, **kept) == [1, 0, 5.5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -177,3 +178,12 @@ def test_a_guard_that_is_written_to_is_seen() -> None:
 def test_an_unknown_instruction_set_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown instruction set 'mmx'; known: vnni, avx2, plain"):
         NumbaBackend(isa="mmx")
+
+
+def test_a_copied_cache_goes_on_by_itself() -> None:
+    fast = twin(drawn("llama", PRECISIONS["w8a8"], seed=1, specials=0.0), numba(), threads=2)
+    cache = fast.new_cache()
+    fast.forward([[1, 2, 3]], cache=cache)
+    other = copy.deepcopy(cache)
+    first, second = fast.forward([[4]], cache=cache), fast.forward([[4]], cache=other)
+    same(first, second)

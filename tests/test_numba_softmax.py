@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from lepton_ref import ops
 from lepton_ref.backends import numba_softmax
+from lepton_ref.backends.numba_backend import NumbaBackend
+from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.numerics import get_precision
 
 
@@ -77,3 +79,12 @@ def test_what_is_unusual_is_left_to_the_op(x: Any, index: Any) -> None:
 def test_planted_bugs_are_seen(text: str, bug: str) -> None:
     wrong = mutant(numba_softmax, text, bug)
     caught(lambda: check(numbers(0, 3, 67, spread=0.1), np.array([1, 2, 3]), module=wrong) or None)
+
+
+def test_a_zero_has_the_sign_that_the_op_gives_it() -> None:
+    x, how = np.array([[0.0, -36.0]], dtype=np.float32), get_precision("fp16")
+    want, got = (
+        ops.log_softmax_at(x, np.array([0]), backend=backend, precision=how)
+        for backend in (NumpyBackend(), NumbaBackend())
+    )
+    assert np.array_equal(want.view(np.uint32), got.view(np.uint32))

@@ -58,6 +58,9 @@ class DenseCodec:
         self._backend = backend
         self._dtype = precision.widest
 
+    def __deepcopy__(self, memo: dict[int, Any], /) -> DenseCodec:
+        return self  # it keeps nothing of a sequence, and a backend is not copied
+
     @property
     def xp(self) -> Any:
         """The backend's namespace."""
@@ -100,6 +103,9 @@ class QuantisedCodec:
         self.name = format.name
         self._backend = backend
         self._precision = precision
+
+    def __deepcopy__(self, memo: dict[int, Any], /) -> QuantisedCodec:
+        return self  # it keeps nothing of a sequence, and a backend is not copied
 
     def parts(self, width: int) -> list[tuple[int, np.dtype[Any]]]:
         """Numbers and dtype of each part of a vector of this width."""
