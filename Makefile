@@ -79,6 +79,7 @@ docs: venv ## write the generated parts of docs/ from the code and from what is 
 	$(VENV_PYTHON) scripts/format_pages.py
 	$(VENV_PYTHON) scripts/format_table.py
 	$(VENV_PYTHON) scripts/beside_llama_cpp.py
+	$(VENV_PYTHON) scripts/peers.py
 
 .PHONY: docs-formats
 docs-formats: python ## measure every storage format on a real model, where it is not recorded yet; takes an hour
