@@ -154,6 +154,8 @@ import importlib, pkgutil, lepton_ref
 def fail(name): raise ImportError(name)
 names = [module.name for module in pkgutil.walk_packages(lepton_ref.__path__, "lepton_ref.", onerror=fail)]
 names = [name for name in names if not name.startswith("lepton_ref.golden.") and not name.endswith("__main__")]
+kernels = [name for name in names if name.startswith("lepton_ref.backends.numba_")]
+names = [name for name in names if name not in kernels] + ["lepton_ref.backends.numba_backend"]
 for name in names: importlib.import_module(name)
 print(lepton_ref.__file__, *names)
 """
@@ -171,8 +173,22 @@ backend = registry.get("numpy")
 print(*registry.names(), backend.name, sys.modules[type(backend).__module__].__file__)
 """
     *names, file = run(python, code, path=numpy_alone).split()
-    assert names == ["numpy", "numpy"]
+    assert names == ["numba", "numpy", "numpy"]
     assert Path(file) == site / "lepton_ref" / "backends" / "numpy_backend.py"
+
+
+def test_a_backend_whose_library_is_absent_says_what_to_install(clean: tuple[Path, Path, Path]) -> None:
+    python, _, numpy_alone = clean
+    code = """
+from lepton_ref import registry
+try:
+    registry.get("numba")
+except ImportError as error:
+    print(error)
+"""
+    assert run(python, code, path=numpy_alone).strip() == (
+        "backend 'numba' needs Numba: pip install 'lepton-ref[numba]'"
+    )
 
 
 def test_the_command_is_installed(clean: tuple[Path, Path, Path]) -> None:

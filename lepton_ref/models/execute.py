@@ -110,8 +110,8 @@ class Run:
         layer: how many attention ops have used the cache so far.
         tables: RoPE's tables by record, shared by all layers.
         masks: who sees whom, by causality, window and number of keys: layers of one window keep the same keys.
-        memo: what a backend's kernel of whole programs keeps from one run of a model to the next.
-        threads: how many threads such a kernel may use; None leaves its own choice.
+        memo: what a backend's kernel of whole programs keeps from one run to the next.
+        threads: how many threads it may use; None leaves its own choice.
         limit: the context in which BLAS keeps to as many, entered where the generic form computes.
     """
 
@@ -156,7 +156,7 @@ class Run:
 def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] | None = None) -> Array:
     """-> the output of the program's last op. An intermediate is dropped after its last use.
 
-    A backend's kernel under ("program", NoneType), of the run and the program, goes first where nobody watches.
+    Where nobody watches, a backend's kernel under ("program", NoneType), of the run and the program, goes first.
 
     Args:
         run: inputs, weights, and how to compute.
@@ -164,14 +164,13 @@ def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] |
         watch: called with each op's name and output, in order.
     """
     whole = run.backend.kernels.get(("program", type(None))) if watch is None else None
-    done = NotImplemented if whole is None else whole(run, program)
-    if done is not NotImplemented:
+    if whole is not None and (done := whole(run, program)) is not NotImplemented:
         return done
     with run.limit:
-        return _one_by_one(run, program, watch)
+        return _op_by_op(run, program, watch)
 
 
-def _one_by_one(run: Run, program: Program, watch: Callable[[str, Array], None] | None) -> Array:
+def _op_by_op(run: Run, program: Program, watch: Callable[[str, Array], None] | None) -> Array:
     last_use = {name: number for number, op in enumerate(program.ops) for name in op.inputs}
     values: dict[str, Array] = {}
     for number, op in enumerate(program.ops):
