@@ -22,6 +22,7 @@ from lepton_ref.backends.numba_types import (
     I32X16,
     SCALARS,
     Vector,
+    ask_for,
     declared,
     pointer,
     splatted,
@@ -189,9 +190,7 @@ def prefetcher(nearness: int) -> Any:
     @intrinsic
     def prefetch(typing: Any, place: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            line = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-            function = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [line.type, I32, I32, I32])
-            builder.call(function, [line, *(ir.Constant(I32, number) for number in (0, nearness, 1))])
+            ask_for(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()), nearness)
             return context.get_dummy_value()
 
         return types.none(types.int64), emit

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from lepton_ref.backends.numba_types import F32X16, F64X16, I32, I32X16, declared, pointer, splatted
+from lepton_ref.backends.numba_types import F32X16, F64X16, I32, I32X16, ask_for, declared, pointer, splatted
 
 LLVM = {"f32": ir.FloatType(), "bf16": ir.IntType(16), "f16": ir.HalfType(), "f64": ir.DoubleType()}
 BYTES = {"f32": 4, "bf16": 2, "f16": 2, "f64": 8}
@@ -130,9 +130,3 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(array, types.int64), emit
-
-
-def ask_for(builder: Any, place: Any) -> None:
-    """The same while code is emitted."""
-    ask = declared(builder, "llvm.prefetch.p0i8", ir.VoidType(), [place.type, I32, I32, I32])
-    builder.call(ask, [place, *(ir.Constant(I32, number) for number in (0, 3, 1))])

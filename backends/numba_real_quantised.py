@@ -33,9 +33,9 @@ from lepton_ref.backends.numba_bytes import (
 from lepton_ref.backends.numba_dot import IsaType, dotted
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_real_digits import FACTORS
-from lepton_ref.backends.numba_real_kinds import StoredType, ask_for, eight, five, four, six_high, six_low
+from lepton_ref.backends.numba_real_kinds import StoredType, eight, five, four, six_high, six_low
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
-from lepton_ref.backends.numba_types import F64X16, I8X64, I32, I32X16, I64, declared, pointer, splatted
+from lepton_ref.backends.numba_types import F64X16, I8X64, I32, I32X16, I64, ask_for, declared, pointer, splatted
 from lepton_ref.backends.numba_vectors import fma
 
 DIGITS = 5

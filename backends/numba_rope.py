@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from lepton_ref.backends.numba_double import fast_two_sum, round_pair, splat_f64, two_product, two_sum
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import round_once, splat_f32, to_f64
-from lepton_ref.backends.numba_rows import inside, load_columns, rounded, store_columns, with_double, with_lane
+from lepton_ref.backends.numba_rows import inside, load_columns, rounded, store_columns, with_lane
 from lepton_ref.backends.numba_stuck import push
 from lepton_ref.backends.numba_types import I32, pointer
 from lepton_ref.backends.numba_vectors import F32X16, F64X16, absolute, bits_of, fma, lane, loader, select
@@ -169,5 +169,5 @@ def _angles(T: Any, at: Any, count: Any) -> Any:
 def _few_angles(T: Any, at: Any, count: Any) -> Any:
     value = splat_f64(0.0)
     for i in range(count):
-        value = with_double(value, i, T[at + i])
+        value = with_lane(value, i, T[at + i])
     return value

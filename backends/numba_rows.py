@@ -12,7 +12,17 @@ from numba.extending import intrinsic
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_bits, round_once, splat_f32, splat_i32, to_f32, to_f64
 from lepton_ref.backends.numba_stuck import push
-from lepton_ref.backends.numba_vectors import F32X16, F64X16, bits_of, converter, lane, loader, select, storer
+from lepton_ref.backends.numba_vectors import (
+    F32X16,
+    F64X16,
+    SCALARS,
+    bits_of,
+    converter,
+    lane,
+    loader,
+    select,
+    storer,
+)  # fmt: skip
 
 opposite = converter(F64X16, F64X16, lambda builder, value, target: builder.fneg(value))
 load_floats, store_floats = loader(F32X16), storer(F32X16)
@@ -20,26 +30,14 @@ load_floats, store_floats = loader(F32X16), storer(F32X16)
 
 @intrinsic
 def with_lane(typing: Any, vector: Any, index: Any, number: Any) -> Any:
-    """`(v, index, number) -> v`: one lane replaced; float32."""
-    if vector != F32X16:
+    """`(v, index, number) -> v`: one lane replaced, of sixteen float32 or float64."""
+    if vector not in (F32X16, F64X16):
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.insert_element(args[0], args[2], builder.trunc(args[1], ir.IntType(32)))
 
-    return vector(vector, types.int64, types.float32), emit
-
-
-@intrinsic
-def with_double(typing: Any, vector: Any, index: Any, number: Any) -> Any:
-    """`(v, index, number) -> v`: one lane replaced; float64."""
-    if vector != F64X16:
-        return None
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.insert_element(args[0], args[2], builder.trunc(args[1], ir.IntType(32)))
-
-    return vector(vector, types.int64, types.float64), emit
+    return vector(vector, types.int64, SCALARS[vector.element]), emit
 
 
 @njit(forceinline=True)

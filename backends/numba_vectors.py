@@ -241,30 +241,28 @@ def lane(typing: Any, vector: Any, index: Any) -> Any:
     return SCALARS[vector.element](vector, types.int64), emit
 
 
-@intrinsic
-def shifted_right(typing: Any, vector: Any, count: Any) -> Any:
-    """`(v, count) -> v`: each lane's bits moved down, zeros from above."""
+def _shifted(vector: Any, how: str) -> Any:
+    """The signature and the code of a shift of all lanes by one count: `(v, count) -> v`."""
     if not isinstance(vector, Vector) or vector.is_float:
         return None
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        count_ = builder.trunc(args[1], ELEMENTS[vector.element]) if vector.element != "i64" else args[1]
-        return builder.lshr(args[0], splatted(builder, count_, vector.lanes))
+        count = builder.trunc(args[1], ELEMENTS[vector.element]) if vector.element != "i64" else args[1]
+        return getattr(builder, how)(args[0], splatted(builder, count, vector.lanes))
 
     return vector(vector, types.int64), emit
+
+
+@intrinsic
+def shifted_right(typing: Any, vector: Any, count: Any) -> Any:
+    """`(v, count) -> v`: each lane's bits moved down, zeros from above."""
+    return _shifted(vector, "lshr")
 
 
 @intrinsic
 def shifted_left(typing: Any, vector: Any, count: Any) -> Any:
     """`(v, count) -> v`: each lane's bits moved up."""
-    if not isinstance(vector, Vector) or vector.is_float:
-        return None
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        count_ = builder.trunc(args[1], ELEMENTS[vector.element]) if vector.element != "i64" else args[1]
-        return builder.shl(args[0], splatted(builder, count_, vector.lanes))
-
-    return vector(vector, types.int64), emit
+    return _shifted(vector, "shl")
 
 
 def halves(how: str) -> Any:

@@ -111,10 +111,9 @@ def test_planted_bugs_are_seen(name: str, text: str, bug: str) -> None:
 
 
 def test_ends_are_those_of_the_range() -> None:
-    x = np.zeros(16)
-    x[:4] = [-1e300, 1e300, -math.inf, math.inf]
-    found = of_one(numba_functions.exp)(x)
-    assert found[:4].tolist() == pytest.approx([math.exp(-708), math.exp(709)] * 2, rel=1e-12)
+    x, ends = np.zeros(16), np.zeros(16)
+    x[:4], ends[:4] = [-1e300, 1e300, -math.inf, math.inf], [-708, 709, -708, 709]
+    assert of_one(numba_functions.exp)(x).tolist() == of_one(numba_functions.exp)(ends).tolist()
     assert of_one(numba_functions.tanh)(x)[:4].tolist() == [-1, 1, -1, 1]
 
 

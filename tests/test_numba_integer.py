@@ -249,10 +249,12 @@ def check_rows(module: ModuleType, x: F32s) -> None:
     length, grains = lengths.reshape(rows, 2).T
     usual = (sizes > 0) & np.isfinite(sizes)
     np.testing.assert_array_equal(length[~usual], sizes[~usual])
-    np.testing.assert_allclose(length[usual], sizes[usual], rtol=1e-12)
-    grain = length[usual] / grains[usual]
-    multiples = scales[usual] / np.exp2(np.rint(np.log2(grain)))[:, None]
-    assert np.allclose(np.log2(grain), np.rint(np.log2(grain)), rtol=0, atol=1e-9)
+    for row in np.flatnonzero(usual):
+        squares = sum(Fraction(value) ** 2 for value in (codes * scales)[row].tolist())
+        assert squares <= Fraction(float(length[row])) ** 2 <= squares * (1 + Fraction(1, 10**6)) ** 2
+    grain = length[usual] / grains[usual]  # a power of two, by which a division is exact
+    assert (np.frexp(grain)[0] == 0.5).all()
+    multiples = scales[usual] / grain[:, None]
     assert (multiples == np.rint(multiples)).all()
 
 
