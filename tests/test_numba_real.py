@@ -37,7 +37,8 @@ F32s = NDArray[np.float32]
 
 
 def bits(x: F32s) -> NDArray[np.uint32]:
-    return np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    """The numbers' bits; every NaN is one, since it has no sign and no payload."""
+    return np.where(np.isnan(x), np.float32(np.nan), x).astype(np.float32).view(np.uint32)
 
 
 def dense(values: F32s, format: str) -> Dense:
