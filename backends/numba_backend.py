@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from lepton_ref.backends.numpy_backend import NumpyBackend
-from lepton_ref.interface import Kernel
+from lepton_ref.interface import Kernel, checked_threads
 
 
 class NumbaBackend(NumpyBackend):
@@ -20,16 +20,19 @@ class NumbaBackend(NumpyBackend):
     Args:
         isa: the instruction set: "vnni", "avx2" or "plain"; None for the fastest that the processor has. All give the
             same bits.
+        threads: how many compute ops that are called on their own, and the runs of models that are loaded without
+            `threads=`; None for all cores that the process may use.
 
     Raises:
         ImportError: Numba is not installed.
-        ValueError: an instruction set that is unknown, or that the processor does not have.
+        TypeError: threads that is no integer.
+        ValueError: an instruction set that is unknown, or that the processor does not have; fewer than one thread.
         RuntimeError: an x86 processor without F16C.
     """
 
     name = "numba"
 
-    def __init__(self, *, isa: str | None = None) -> None:
+    def __init__(self, *, isa: str | None = None, threads: int | None = None) -> None:
         try:
             import numba
         except ImportError as error:
@@ -39,22 +42,20 @@ class NumbaBackend(NumpyBackend):
         from lepton_ref.backends.numba_op_linear import LinearKernel, storage_classes
         from lepton_ref.backends.numba_ops import RowKernels, declining
         from lepton_ref.backends.numba_softmax import log_softmax_at
-        from lepton_ref.backends.numba_threads import Team, available_cores
+        from lepton_ref.backends.numba_threads import Teams
         from lepton_ref.backends.numba_whole import Whole
 
         self._version = str(numba.__version__)
         require_halves()
         self.isa = chosen(isa)
-        self._whole = Whole(self.isa)
-        cores, none = available_cores(), type(None)
-        team = self._whole.teams.setdefault(cores, Team(cores))
-        linear = LinearKernel(self.isa, team).call
+        teams, none = Teams(checked_threads(threads)), type(None)
+        linear = LinearKernel(self.isa, teams).call
         self.kernels: Mapping[tuple[str, type], Kernel] = MappingProxyType(
             {
-                ("program", none): self._whole,
-                ("attention", none): attention_kernel(team),
+                ("program", none): Whole(self.isa, teams),
+                ("attention", none): attention_kernel(teams),
                 ("log_softmax_at", none): declining(log_softmax_at),
-                **{(name, none): kernel for name, kernel in RowKernels(team).by_name.items()},
+                **{(name, none): kernel for name, kernel in RowKernels(teams).by_name.items()},
                 **{("linear", storage): linear for storage in storage_classes()},
             }
         )

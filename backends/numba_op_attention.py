@@ -34,12 +34,11 @@ from lepton_ref.backends.numba_attention import (
 )  # fmt: skip
 from lepton_ref.backends.numba_cache_map import _ranges as seen_ranges
 from lepton_ref.backends.numba_ops import Arena, Shares, counted, declining, form_of, singles, usual
-from lepton_ref.backends.numba_threads import Team
+from lepton_ref.backends.numba_threads import Teams
 
 
-def attention_kernel(team: Team) -> Any:
+def attention_kernel(teams: Teams) -> Any:
     """`lepton_ref.ops.attention`, without sinks, for values as wide as keys."""
-    shares = Shares(team)
 
     def kernel(
         q_bthk: Any, k_bsgk: Any, v_bsgk: Any, mask_bts: Any, sinks_h: Any = None, *, scale: Any, cap: Any = None,
@@ -53,7 +52,7 @@ def attention_kernel(team: Team) -> Any:
         (b, t, h, width), (_, s, g, _) = q_bthk.shape, k_bsgk.shape
         ranges, holes, _ = seen_ranges(mask_bts, 0)
         fields, arena = np.zeros(FIELDS, dtype=np.int64), Arena(inputs[:1], q_bthk.size)
-        queries = queries_at_once(t, h, g, s)
+        queries, shares = queries_at_once(t, h, g, s), Shares(teams)
         fields[[BATCH, TOKENS, HEADS, KV_HEADS, WIDTH, QUERIES]] = b, t, h, g, width, queries
         fields[[Q, Q_STRIDE, Y, Y_STRIDE]] = arena.starts[0], h * width, arena.y, h * width
         fields[[TABLE, TABLE_STRIDE, BLOCK]] = FIELDS, 1, s
@@ -61,7 +60,7 @@ def attention_kernel(team: Team) -> Any:
         fields[[SEEN, MASK, MASK_STRIDE]] = FIELDS + b, -1 if holes is None else 0, s
         integers = np.concatenate([fields, np.arange(b), ranges.reshape(-1)])
         masks = np.zeros(1, dtype=np.uint8) if holes is None else holes.reshape(-1)
-        scratch = np.empty((team.size, scratch_size(queries, h, g, width, s)))
+        scratch = np.empty((shares.team.size, scratch_size(queries, h, g, width, s)))
         keys, values = (np.array(array, order="C").reshape(-1) for array in inputs[1:])
 
         def work(number: int, first: int, last: int, stuck: Any) -> None:

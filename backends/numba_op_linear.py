@@ -16,7 +16,7 @@ from lepton_ref.backends.numba_panels_dense import F32
 from lepton_ref.backends.numba_panels_real import pack_real
 from lepton_ref.backends.numba_real import prepare_rows, real_linear
 from lepton_ref.backends.numba_real_call import prepared_sizes, scratch_size
-from lepton_ref.backends.numba_threads import Team
+from lepton_ref.backends.numba_threads import Teams
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.encoded import Encoded, Unrounded, WithMinima
 from lepton_ref.storage.kept import Joined, Kept
@@ -29,11 +29,11 @@ class LinearKernel:
 
     Args:
         isa: the instruction set.
-        team: the threads.
+        teams: the threads.
     """
 
-    def __init__(self, isa: Isa, team: Team) -> None:
-        self.isa, self.team, self.shares = isa, team, Shares(team)
+    def __init__(self, isa: Isa, teams: Teams) -> None:
+        self.isa, self.teams = isa, teams
         self.packed: WeakKeyDictionary[Weight, dict[bool, Panels | None]] = WeakKeyDictionary()
         self.lock = threading.Lock()
         self.call = declining(self._call)
@@ -69,13 +69,13 @@ class LinearKernel:
     ) -> bool:
         """One part of a weight; whether nothing is left open."""
         rows, width = arena.size // outputs, panels.width
-        F, x, y, isa = arena.memory, arena.starts[0], arena.y + column, self.isa
+        F, x, y, isa, shares = arena.memory, arena.starts[0], arena.y + column, self.isa, Shares(self.teams)
         b, elements = bias if bias < 0 else bias + column, rows * width * panels.outputs // 16
         if integer:
             blocks, room = panels.blocks, scratch_bytes(width, rows)
             q, d = np.empty(32 * rows * blocks, dtype=np.int8), np.empty(rows * blocks)
             sums, lengths = np.empty(2 * rows * blocks, dtype=np.int32), np.empty(2 * rows)
-            bytes_ = np.empty((self.team.size, room), dtype=np.uint8)
+            bytes_ = np.empty((shares.team.size, room), dtype=np.uint8)
             quantise_rows(F, x, width, 0, rows, width, q, d, sums, lengths)
 
             def integers(number: int, first: int, last: int, stuck: Any) -> None:
@@ -84,10 +84,10 @@ class LinearKernel:
                     panels.outputs, width, F, b, form, bytes_[number], stuck,
                 )  # fmt: skip
 
-            return bool(self.shares.run(panels.panels, elements, integers))
+            return bool(shares.run(panels.panels, elements, integers))
         doubles, digits = prepared_sizes(panels.kind, rows, width)
         P, D = np.empty(doubles), np.empty(digits, dtype=np.int8)
-        scratch = np.empty((self.team.size, scratch_size(panels.kind, rows, width)))
+        scratch = np.empty((shares.team.size, scratch_size(panels.kind, rows, width)))
         prepare_rows(panels.kind, F, x, width, rows, width, 0, rows, P, 0, D, 0)
 
         def reals(number: int, first: int, last: int, stuck: Any) -> None:
@@ -96,7 +96,7 @@ class LinearKernel:
                 panels.outputs, width, F, b, form, P, 0, D, 0, scratch[number], 0, stuck,
             )  # fmt: skip
 
-        return bool(self.shares.run(panels.panels, elements, reals))
+        return bool(shares.run(panels.panels, elements, reals))
 
 
 def _pack(weight: Weight, *, integer: bool) -> Panels | None:

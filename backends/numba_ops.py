@@ -2,7 +2,8 @@
 
 Each copies its inputs into a small arena, computes, and declines where anything is not plainly its own: another
 precision, numbers beyond float32, arguments that the op itself refuses, an element that the kernel leaves open.
-Much work is shared among the threads of a team, little is done by the caller's alone.
+Much work is shared among the threads of a team, little is done by the caller's alone. The team is as large as the run
+that the op belongs to may have threads; for an op on its own it is what the backend was made with.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from lepton_ref.backends import numba_activation, numba_norm, numba_residual, numba_rope
 from lepton_ref.backends.numba_rounding import FORMATS
-from lepton_ref.backends.numba_threads import Team
+from lepton_ref.backends.numba_threads import Teams
 from lepton_ref.numerics import Precision, counts
 
 Floats = NDArray[np.float32]
@@ -106,14 +107,14 @@ class Arena:
 
 
 class Shares:
-    """Work cut into shares for a team's threads.
+    """One op's work, cut into shares for the threads of the team that it has where it is called.
 
     Args:
-        team: the threads.
+        teams: the backend's.
     """
 
-    def __init__(self, team: Team) -> None:
-        self.team = team
+    def __init__(self, teams: Teams) -> None:
+        self.team = teams.here()
 
     def run(self, count: int, elements: int, work: Callable[[int, int, int, NDArray[np.int64]], None]) -> bool:
         """Call `work(number, first, last, stuck)` for shares of [0, count); whether no element was left open."""
@@ -143,11 +144,11 @@ class RowKernels:
     """Kernels of the ops whose rows are computed each by itself.
 
     Args:
-        team: the threads.
+        teams: the threads.
     """
 
-    def __init__(self, team: Team) -> None:
-        self.shares = Shares(team)
+    def __init__(self, teams: Teams) -> None:
+        self.teams = teams
         self.by_name: dict[str, Callable[..., Any]] = {
             name: declining(getattr(self, name))
             for name in ("rms_norm", "layer_norm", "rope", "gated", "activate", "add", "softcap")
@@ -264,7 +265,7 @@ class RowKernels:
         return self._done("add", arena, x.shape, width, work)
 
     def _done(self, name: str, arena: Arena, shape: tuple[int, ...], width: int, work: Any) -> Any:
-        settled = self.shares.run(arena.size // width, arena.size, work)
+        settled = Shares(self.teams).run(arena.size // width, arena.size, work)
         return counted(name, arena.output(shape)) if settled else NotImplemented
 
 

@@ -23,6 +23,7 @@ from numba.extending import intrinsic
 
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_types import I64, pointer
+from lepton_ref.interface import thread_limit
 
 PATIENCE = 4000
 """Looks that a thread takes at a barrier before it gives its turn away: some 50 microseconds."""
@@ -213,3 +214,25 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Teams:
+    """A backend's teams by their size; each is made when it is first asked for.
+
+    Args:
+        threads: the size where nobody says one; None for all cores that the process may use.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads
+        self._by_size: dict[int, Team] = {}
+
+    def of(self, threads: int | None) -> Team:
+        """The team of so many threads, or of as many as the backend was made with."""
+        size = self.threads if threads is None else threads
+        size = available_cores() if size is None else size
+        return self._by_size.setdefault(size, Team(size))
+
+    def here(self) -> Team:
+        """The team for an op that is called now: a run limits its ops, an op called on its own has no limit."""
+        return self.of(thread_limit())

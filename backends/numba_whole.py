@@ -11,7 +11,7 @@ from lepton_ref.backends.numba_planner import Packed, Planner
 from lepton_ref.backends.numba_rounding import FORMATS
 from lepton_ref.backends.numba_runner import Runner
 from lepton_ref.backends.numba_store import pack_all, stored_panels
-from lepton_ref.backends.numba_threads import Team, Turn, available_cores
+from lepton_ref.backends.numba_threads import Team, Teams, Turn
 
 
 class Whole:
@@ -19,11 +19,11 @@ class Whole:
 
     Args:
         isa: the instruction set.
+        teams: the threads, by how many a run asks for.
     """
 
-    def __init__(self, isa: Isa) -> None:
-        self.isa = isa
-        self.teams: dict[int, Team] = {}
+    def __init__(self, isa: Isa, teams: Teams) -> None:
+        self.isa, self.teams = isa, teams
         self.lock = Turn()
 
     def __call__(self, run: Any, program: Any) -> Any:
@@ -31,22 +31,21 @@ class Whole:
         if "numba: none" in run.memo:
             return NotImplemented
         direct = run.cache is None or None not in [run.cache.addresses(layer) for layer in _firsts(run.memo, program)]
-        threads = available_cores() if run.threads is None else run.threads
-        key = f"numba: {self.isa.name}, {threads} threads, direct {direct}"
+        team = self.teams.of(run.threads)
+        key = f"numba: {self.isa.name}, {team.size} threads, direct {direct}"
         if key not in run.memo:
             with self.lock:  # two threads that come first at the same time pack the weights once
-                if key not in run.memo and not self._planned(run, program, key, threads, direct):
+                if key not in run.memo and not self._planned(run, program, key, team, direct):
                     return NotImplemented
         runner: Runner = run.memo[key]
         run.memo["computed"] = runner.computed
         return runner.run(run)
 
-    def _planned(self, run: Any, program: Any, key: str, threads: int, direct: bool) -> bool:
+    def _planned(self, run: Any, program: Any, key: str, team: Team, direct: bool) -> bool:
         """Put the program's runner into the run's memo; False where no op has a kernel."""
         if not all(_computes(run.precision.at(op.name)) for op in program.ops):
             run.memo["numba: none"] = True
             return False
-        team = self.teams.setdefault(threads, Team(threads))
         plan = Planner(program, run.precision, self._panels(run, program), direct=direct).run()
         run.memo[key] = Runner(run, program, plan, isa=self.isa, team=team)
         return True

@@ -212,7 +212,7 @@ def _compare(found: Any) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the interval (default 0)")
     command.add_argument("--backend", default="numpy", metavar="NAME", help="see `lepton-ref backends`")
     command.add_argument("--precision", default="reference", choices=tuple(PRECISIONS), metavar="NAME")
-    command.add_argument("--threads", type=int, metavar="N", help="threads of BLAS")
+    command.add_argument("--threads", type=int, metavar="N", help="threads of BLAS and of kernels")
     _kv_cache(command, whose="B's cache; A's is dense")
 
 
@@ -254,7 +254,7 @@ def _command(
             "--override", action="append", default=[], metavar="PATTERN=NAME",
             help="another precision for the ops whose names match, such as 'layers.0.*=bf16'; repeatable",
         )  # fmt: skip
-        command.add_argument("--threads", type=int, metavar="N", help="threads of BLAS")
+        command.add_argument("--threads", type=int, metavar="N", help="threads of BLAS and of kernels")
         keep = "whether weights stay decoded (default auto: where memory allows)"
         command.add_argument("--keep-decoded", choices=tuple(commands.KEEP), default="auto", help=keep)
         pack = "keep packed matrices for the next start: 'user', 'beside' or a folder (backend numba)"

@@ -12,6 +12,7 @@ f feed-forward width, v vocabulary, o output features, i input features, e exper
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -42,6 +43,31 @@ XP_NAMES: tuple[str, ...] = (
 )  # fmt: skip
 """The names that a backend's `xp` must have, with the Array API's meaning. The arrays carry + − × ÷ **, comparisons,
 & | ~ and indexing themselves. Contractions are the backend's own: see `Backend.matmul` and `Backend.sum`."""
+
+THREADS: ContextVar[tuple[int, ...]] = ContextVar("threads", default=())
+"""The numbers of threads that the computations around this one are limited to, the innermost last."""
+
+
+def thread_limit() -> int | None:
+    """How many threads a kernel may use that is called now, and here: None leaves the backend's own choice."""
+    limits = THREADS.get()
+    return limits[-1] if limits else None
+
+
+def checked_threads(threads: Any) -> int | None:
+    """The number of threads, or None.
+
+    Raises:
+        TypeError: not an integer.
+        ValueError: fewer than one thread.
+    """
+    if threads is None:
+        return None
+    if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
+        raise TypeError(f"threads must be an integer of at least 1, or None, got {threads!r}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}; leave it out for all that there are")
+    return int(threads)
 
 
 @runtime_checkable

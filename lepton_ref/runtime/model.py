@@ -59,8 +59,8 @@ class Model:
         self.parts = parts
         self.backend = backend
         self.precision = precision
-        self.threads = threads
         self._limit = ThreadLimit(threads)
+        self.threads = self._limit.threads
         self._memo: dict[str, Any] = {} if pack is None else {"pack": pack}
 
     @property

@@ -1,4 +1,4 @@
-"""How many threads the array library's BLAS may use."""
+"""How many threads a model's runs may use: the array library's BLAS, and a backend's kernels."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-import numpy as np
+from lepton_ref.interface import THREADS, checked_threads
 
 
 class ThreadLimit:
-    """A context in which BLAS uses at most so many threads; None leaves the library's own choice.
+    """A context in which BLAS and kernels use at most so many threads; None leaves their own choice.
 
-    The limit is the process's own, as BLAS has one setting alone. Threads may enter at the same time: the first sets
-    it and the last restores what there was, so that leaving out of order restores the right one. Models of different
-    limits that run at the same time share whichever was set last, and what is restored is only right if one ran inside
-    the other.
+    Kernels ask `lepton_ref.interface.thread_limit`, which each thread has for itself. BLAS's limit is the process's, as
+    it has one setting alone. Threads may enter at the same time: the first sets it and the last restores what there
+    was, so that leaving out of order restores the right one. Models of different limits that run at the same time share
+    whichever was set last, and what is restored is only right if one ran inside the other.
 
     Args:
         threads: at least 1, or None.
@@ -28,16 +28,12 @@ class ThreadLimit:
     """
 
     def __init__(self, threads: int | None) -> None:
-        self.threads = threads
+        self.threads = checked_threads(threads)
         self._lock = threading.Lock()
         self._inside = 0
         self._set: AbstractContextManager[Any] | None = None
-        if threads is None:
+        if self.threads is None:
             return
-        if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
-            raise TypeError(f"threads must be an integer of at least 1, or None, got {threads!r}")
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}; leave it out for all that there are")
         try:
             from threadpoolctl import ThreadpoolController
         except ImportError as error:
@@ -49,14 +45,16 @@ class ThreadLimit:
             return
         with self._lock:
             if self._inside == 0:
-                self._set = self._controller.limit(limits=int(self.threads), user_api="blas")
+                self._set = self._controller.limit(limits=self.threads, user_api="blas")
             self._inside += 1
+        THREADS.set((*THREADS.get(), self.threads))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.threads is None:
             return
+        THREADS.set(THREADS.get()[:-1])
         with self._lock:
             self._inside -= 1
             if self._inside == 0 and self._set is not None:
