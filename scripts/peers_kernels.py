@@ -21,15 +21,22 @@ from benchmarks.operands import inputs, random_weight, reading
 Run = Callable[[], Any]
 
 
-def linear(backend: str, precision: str, format: str, shape: tuple[int, int, int]) -> Run:
-    """lepton_ref's linear layer: (M, I) times a matrix (O, I) in that format."""
+def backend_of(name: str, threads: int) -> Any:
+    """The backend, whose ops on their own use so many threads; BLAS's are what the process was started with."""
     from lepton_ref import registry
+    from lepton_ref.backends.numba_backend import NumbaBackend
+
+    return NumbaBackend(threads=threads) if name == NumbaBackend.name else registry.get(name)
+
+
+def linear(chosen: Any, precision: str, format: str, shape: tuple[int, int, int]) -> Run:
+    """lepton_ref's linear layer by a backend: (M, I) times a matrix (O, I) in that format."""
     from lepton_ref.numerics import get_precision
     from lepton_ref.ops import linear as op
     from lepton_ref.storage.encoded import as_operand
 
     m, rows, columns = shape
-    how, chosen = get_precision(precision), registry.get(backend)
+    how = get_precision(precision)
     weight = as_operand(random_weight(format, rows, columns), how.operands)
     x = chosen.from_numpy(inputs(1, m, columns))
     return lambda: op(x, weight, backend=chosen, precision=how)
@@ -46,13 +53,9 @@ class Kernels:
     """lepton_ref's ops by a backend, NumPy's float32 product, and reading alone."""
 
     def __init__(self, path: str, threads: int, options: dict[str, Any]) -> None:
-        self.backend: str | None = options.get("backend")
+        self.backend = backend_of(options.get("backend", "numpy"), threads)
         self.threads = threads
         self.made: dict[str, Run] = {}
-        if self.backend is not None:
-            from lepton_ref import registry
-
-            registry.get(self.backend)
 
     def versions(self) -> dict[str, str]:
         """What the figures are of."""
@@ -77,5 +80,5 @@ class Kernels:
         if name == "sgemm":
             return sgemm(shape)
         if name == "linear":
-            return linear(str(self.backend), arguments["precision"], arguments["format"], shape)
+            return linear(self.backend, arguments["precision"], arguments["format"], shape)
         raise ValueError(f"unknown operation {name!r}; known: read, sgemm, linear")

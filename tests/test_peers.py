@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import ModuleType
@@ -220,6 +221,19 @@ def test_a_changed_figure_changes_page_plot_and_readme() -> None:
     changed["models"]["smollm2-q4_0"]["threads"]["2"]["decode16"][tasks.OURS]["clean"] = [0.001] * 3
     for make in (page.page, plot.drawing, page.readme_table):
         assert make(changed) != make(record())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_operation_uses_the_threads_that_the_record_names(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+    kernels = importlib.import_module("peers_kernels")
+    made = kernels.Kernels("", threads, {"backend": "numba"})
+    ops, op_linear = (importlib.import_module(f"lepton_ref.backends.numba_{name}") for name in ("ops", "op_linear"))
+    real = op_linear.real_linear
+    monkeypatch.setattr(ops, "ALONE", 0)
+    monkeypatch.setattr(op_linear, "real_linear", lambda *given: (seen.add(threading.get_ident()), real(*given)))
+    made.prepared("linear", {"precision": "reference", "format": "F32", "shape": [1, 64, 32]})()
+    assert len(seen) == threads
 
 
 def test_every_model_task_and_operation_has_one_name() -> None:
