@@ -17,7 +17,7 @@ from typing import Any
 
 from lepton_ref import __version__, cli_compare, cli_conformance, cli_explain, cli_generate, cli_lint, cli_quantise
 from lepton_ref import cli_commands as commands
-from lepton_ref.cli_report import note
+from lepton_ref.cli_report import note, warning_in_one_line
 from lepton_ref.numerics import PRECISIONS
 from lepton_ref.runtime.kv_formats import DENSE, KV_FORMATS
 
@@ -36,6 +36,7 @@ exit codes: 0 done, 1 failed while running, 2 usage or bad input, 130 interrupte
 """
 
 
+@warning_in_one_line()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command -> the exit code."""
     if sys.stdout is None:  # what Python makes of a closed descriptor

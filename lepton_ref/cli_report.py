@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -40,6 +42,18 @@ def records(found: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
 def note(text: str) -> None:
     """A line for people, on standard error."""
     print(text, file=sys.stderr)
+
+
+@contextmanager
+def warning_in_one_line() -> Iterator[None]:
+    """Warnings are for people too: a line each, without the place in the code."""
+
+    def show(message: Warning | str, *place: Any, **more: Any) -> None:
+        note(f"lepton-ref: warning: {' '.join(str(message).split())}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def to_json(found: Any) -> str:

@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,15 @@ def test_logits_that_are_nan_are_an_error(told: Told, path: Path, monkeypatch: p
     monkeypatch.setattr(Model, "forward", lambda *a, **k: np.full((1, 1, 61), np.nan, dtype=np.float32))
     code, _, error = told("logits", path, "--ids", "5")
     assert (code, "61 of 61 logits are NaN" in error) == (2, True)
+
+
+def test_a_warning_is_one_line_without_code(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.commands, "backends", lambda args: warnings.warn("a kernel\nis slow", stacklevel=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert told("backends") == (0, "", "lepton-ref: warning: a kernel is slow\n")
+        with pytest.warns(UserWarning, match="elsewhere"):  # as ever once the command is done
+            warnings.warn("elsewhere", stacklevel=1)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -258,6 +260,56 @@ def test_places_that_are_none(pack: Any, error: type[Exception], said: str) -> N
     with pytest.raises(error, match=said) as caught:
         place(pack, GOLDEN / "tiny" / "llama")
     assert "\n" not in str(caught.value)
+
+
+ELSEWHERE = "let pack name a folder that can be written, or leave it out"
+
+
+def test_a_folder_where_the_file_should_be_is_refused_in_one_line(model: Path, folder: Path) -> None:
+    at = place(folder, model)
+    at.path(KEY).mkdir()
+    said = f"{at.path(KEY)}: file: not a regular file: remove it, or {ELSEWHERE}"
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        at.open(KEY)
+    wrong = mutated(packing, "path.exists() and not path.is_file()", "False")
+    with pytest.warns(UserWarning, match="the matrices are packed again"):  # all of them, for a file that cannot be
+        assert place(folder, model, page=wrong).open(KEY) is None
+
+
+def test_a_place_that_cannot_be_written_is_named_with_the_remedy(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = place(folder, model)
+    folder.rmdir()
+    said = f"[Errno 2] {at.path(KEY)}: packed matrices cannot be kept there: {os.strerror(2)}; {ELSEWHERE}"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(said)}$"):
+        filled(at)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(model))  # which is a file
+    with pytest.raises(OSError, match=f"a.gguf/lepton_ref: packed matrices cannot be kept there: .*; {ELSEWHERE}$"):
+        place("user", model)
+
+
+def test_a_full_disk_is_still_told_from_a_wrong_place(
+    model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(packing.PackedWriter, "finish", full)
+    with pytest.raises(OSError, match="cannot be kept there: No space left") as caught:
+        filled(place(folder, model))
+    assert caught.value.errno == errno.ENOSPC
+    assert [*folder.iterdir()] == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a place that nobody can write in, root included")
+def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["logits", str(GOLDEN / "tiny" / "llama"), "--ids", "1,2", "--backend", "numba", "--pack", "/proc"]
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lepton-ref: error: [Errno 2] /proc/llama.")
+    assert said.endswith(f"; {ELSEWHERE}\n")
+    assert said.count("\n") == 1
 
 
 def test_a_backend_that_does_not_pack_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,9 @@ from lepton_ref.interface import Backend
 
 SUFFIX = ".lepton-pack"
 
+ELSEWHERE = "let pack name a folder that can be written, or leave it out"
+"""What helps where a file cannot be kept."""
+
 SETTLED = 2_000_000_000
 """Nanoseconds since a file's last change after which its times tell it from a later one."""
 
@@ -45,6 +48,16 @@ def user_cache() -> Path:
     else:
         base = Path.home() / ".cache"
     return base / "lepton_ref"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What the system says of a path, with what to do about it, in one line; errors stay of the same class."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise OSError(error.errno, f"{path}: packed matrices cannot be kept there: {why}; {ELSEWHERE}") from error
 
 
 def source_files(model: Path) -> list[Path]:
@@ -85,6 +98,7 @@ class PackPlace:
             ValueError: a backend that does not.
             TypeError: neither text nor a path.
             FileNotFoundError: no such folder.
+            OSError: the user's folder cannot be made.
         """
         if not getattr(backend.kernels.get(("program", type(None))), "packs", False):
             raise ValueError(f"backend {backend.name!r} packs no matrices; leave pack out, or take backend='numba'")
@@ -92,7 +106,8 @@ class PackPlace:
             raise TypeError(f"pack must be None, 'user', 'beside' or a folder, got {pack!r}")
         if pack == "user":
             folder = user_cache()
-            folder.mkdir(parents=True, exist_ok=True)
+            with _explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         elif pack == "beside":
             folder = model if model.is_dir() else model.parent
         elif not (folder := Path(pack)).is_dir() or os.fspath(pack) == "":
@@ -110,12 +125,18 @@ class PackPlace:
         """The file, all of it checked; None where there is none that serves, for a reason that is said once.
 
         Raises:
-            ValueError: the model's files have changed since they were opened.
+            ValueError: the model's files have changed since they were opened, or what has the file's name is none.
+            OSError: the system does not let it be read.
         """
         self._require_same()
         path = self.path(key)
+        with _explained(path):
+            is_other = path.exists() and not path.is_file()
+        if is_other:  # and a file could not take its place
+            raise FileFormatError(path, "file", "not a regular file", f"remove it, or {ELSEWHERE}")
         try:
-            file = read_packed(path)
+            with _explained(path):
+                file = read_packed(path)
             if file.about.get("key") != key:
                 raise FileFormatError(path, "key", "is another", "the file serves other matrices")
             if not self._made_from_these(file):
@@ -137,7 +158,8 @@ class PackPlace:
             OSError: the system does not let it be written.
         """
         digest, settled = self._digest(), _settled(self.stats)
-        with writing_packed(self.path(key)) as writer:
+        path = self.path(key)
+        with _explained(path), writing_packed(path) as writer:
             yield writer
             self._require_same()
             writer.about = {"key": key, "source": digest, "stats": self.stats if settled else None}
