@@ -74,7 +74,7 @@ class AttentionMap:
         self.buffers = [np.empty(0, dtype=np.float32) for _ in range(2)]
 
     def of(self, run: Any, rows: int, row_of: Integers) -> tuple[Integers, NDArray[np.uint8], Integers, int]:
-        """Integers that begin with the picked rows, masks, one row for each layer, and doubles of scratch.
+        """Integers that begin with the picked rows and all ids, masks, one row for each layer, and doubles of scratch.
 
         Where buffers and tables are those of the run before, as from one token to the next, only what a run's tokens
         see and where they go is written anew. Layers of one window are laid out alike, so the first of each tells.
@@ -98,8 +98,8 @@ class AttentionMap:
 class Held:
     """The integers of one run, kept for the next.
 
-    They are: the picked rows; for each kind of view (causal, window) the slots that each row sees, and the slot to
-    which it goes; for each layer its shape, then its table of blocks.
+    They are: the picked rows; all rows' ids; for each kind of view (causal, window) the slots that each row sees, and
+    the slot to which it goes; for each layer its shape, then its table of blocks.
 
     Args:
         owner: the map.
@@ -116,7 +116,7 @@ class Held:
         # Weakly: a cache that nobody holds any more is not held here.
         self.known = [(weakref.ref(first.keys), first.block, first.strides, first.table) for first in firsts.values()]
         self.views: dict[View, int] = {}
-        end = picked
+        end = picked + rows
         for op in owner.ops:
             if _view(op) not in self.views:
                 self.views[_view(op)] = end
@@ -139,6 +139,7 @@ class Held:
             pieces += [fields, layout.table.reshape(-1).astype(np.int64)]
             end += FIELDS + layout.table.size
         self.integers = np.concatenate(pieces)
+        self.written: dict[int, tuple[int, int, int]] = {}
 
     def serves(self, shape: tuple[int, int, int, int], firsts: dict[View, Any]) -> bool:
         """Whether these are the same buffers and tables, for runs of the same shape."""
@@ -154,7 +155,9 @@ class Held:
     ) -> tuple[Integers, NDArray[np.uint8], Integers, int]:
         """What `AttentionMap.of` gives."""
         rows, tokens, integers = self.shape[2], self.shape[1], self.integers
-        integers[: len(row_of)] = row_of
+        if rows > 1:
+            integers[: len(row_of)] = row_of
+        integers[len(row_of) : len(row_of) + rows] = run.batch.integers["input_ids"].reshape(-1)
         masks: list[NDArray[np.uint8]] = []
         masked, scratch = 0, 1
         for view, layout in firsts.items():
@@ -164,8 +167,11 @@ class Held:
                 found = _ranges(run.seen(self.owner.firsts[view][0], layout.order, layout.valid), start)
             ranges, holes, span = found
             integers[place : place + 2 * rows] = ranges
-            new = layout.new + start
-            integers[place + 2 * rows : place + 3 * rows] = np.where(layout.new >= 0, new, -1).reshape(-1)
+            if rows == 1 and layout.new[0, 0] >= 0:
+                integers[place + 2] = layout.new[0, 0] + start
+            else:
+                new = np.where(layout.new >= 0, layout.new + start, -1)
+                integers[place + 2 * rows : place + 3 * rows] = new.reshape(-1)
             mask, slots = -1 if holes is None else masked, start + layout.order.shape[1]
             if holes is not None:
                 masks.append(holes.reshape(-1))
@@ -173,8 +179,11 @@ class Held:
             for (heads, groups, width), places in self.places[view].items():
                 queries = queries_at_once(tokens, heads, groups, span)
                 scratch = max(scratch, scratch_size(queries, heads, groups, width, span))
-                at = np.array(places)
-                integers[at + QUERIES], integers[at + MASK], integers[at + MASK_STRIDE] = queries, mask, slots
+                values = queries, mask, -1 if holes is None else slots
+                if self.written.get(places[0]) != values:
+                    at = np.array(places)
+                    integers[at + QUERIES], integers[at + MASK], integers[at + MASK_STRIDE] = values
+                    self.written[places[0]] = values
         return integers, np.concatenate(masks) if masks else NO_MASK, self.layers, scratch
 
 

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 (
     OUTSIDE, QUANTISE, PREPARE, INTEGER, REAL, RMS_NORM, LAYER_NORM, ROPE, APPEND, ATTENTION, ADD, GATED, ACTIVATE,
-    SOFTCAP, PICK,
-) = range(15)  # fmt: skip
-"""Kinds of records. QUANTISE and PREPARE make a value ready for INTEGER and REAL linear layers; PICK takes rows."""
+    SOFTCAP, PICK, EMBED,
+) = range(16)  # fmt: skip
+"""Kinds of records.
+
+QUANTISE and PREPARE make a value ready for INTEGER and REAL linear layers; PICK takes rows of a value, EMBED a table's.
+"""
 
 COLUMNS = (
     "KIND", "ROWS", "IN0", "IN1", "IN2", "OUT", "WIDTH", "OUT_WIDTH", "HEADS", "KV_HEADS", "SEGMENT", "SEGMENTS", "W",
@@ -91,7 +94,7 @@ class Plan:
     Attributes:
         records: (R, 17) int64.
         numbers: (R, 4) float64.
-        segments: linear ops, in the order in which records count them.
+        segments: linear ops and tables, in the order in which records count them.
         columns: the arena's columns.
         values: where each op's output lies, by name.
         vectors: names of the vectors that records refer to by number.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lepton_ref.backends.numba_embed import usual
 from lepton_ref.backends.numba_plan import (
     ACTIVATE,
     ACTIVATIONS,
@@ -14,6 +15,7 @@ from lepton_ref.backends.numba_plan import (
     ATTENTION,
     CAP,
     COLUMNS,
+    EMBED,
     EPS,
     GATED,
     INTEGER,
@@ -42,10 +44,17 @@ MEETING = ("embed", "linear", "attention", "last", "first")
 
 @dataclass(frozen=True)
 class Packed:
-    """A matrix in panels, and whether integers or real numbers are multiplied by it."""
+    """A matrix in panels.
+
+    Attributes:
+        panels: the matrix.
+        integer: whether integers or real numbers are multiplied by it.
+        table: whether it is the weight as stored, whose rows an embedding can take.
+    """
 
     panels: Any
     integer: bool
+    table: bool = False
 
     @property
     def prepared(self) -> str:
@@ -171,6 +180,18 @@ class Planner:
         if op.weights[role] not in self.plan.vectors:
             self.plan.vectors.append(op.weights[role])
         return int(self.plan.vectors.index(op.weights[role]))
+
+    def _embed(self, number: int, group: int) -> Any:
+        op = self.ops[number]
+        of, offset, scale = (op.options[name] for name in ("of", "offset", "scale"))
+        known = (packed for (name, _), packed in self.panels.items() if name == op.weights["w"] and packed.table)
+        table = next(known, None)
+        if of != "input_ids" or offset or table is None or not usual(scale):
+            return NotImplemented
+        place = self.plan.values[op.name].column
+        self._append(number, EMBED, {SCALE: scale}, WIDTH=op.width, SEGMENT=len(self.plan.segments), SEGMENTS=1)
+        self.plan.segments.append(Segment(table.panels, -1, place, op.width))
+        return None
 
     def _linear(self, number: int, group: int) -> Any:
         ops = self.ops[number : number + group]

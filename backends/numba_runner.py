@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from lepton_ref.backends.numba_cache_map import AttentionMap
 from lepton_ref.backends.numba_integer import scratch_bytes
 from lepton_ref.backends.numba_plan import (
-    COLUMNS,
+    EMBED,
     FORM,
     KIND,
     OP,
     OUTSIDE,
     PICKED,
     QUANTISE,
-    ROPE,
-    SCALE,
+    SEGMENT,
     WHICH,
     WIDTH,
     B,
@@ -28,13 +27,14 @@ from lepton_ref.backends.numba_plan import (
 )  # fmt: skip
 from lepton_ref.backends.numba_real_call import prepared_sizes, scratch_size
 from lepton_ref.backends.numba_repair import Repairs
-from lepton_ref.backends.numba_step import FAR, INTERLEAVED, PLANE, ROTARY, TABLE, step
+from lepton_ref.backends.numba_rope_tables import RopeTables
+from lepton_ref.backends.numba_step import FAR, step
 from lepton_ref.backends.numba_threads import Team, Turn
 from lepton_ref.numerics import counts
 
 COUNTED: Mapping[str, str] = types.MappingProxyType(
     {
-        **{"linear": "linear", "rms_norm": "rms_norm", "layer_norm": "layer_norm", "rope": "rope"},
+        **{"embed": "embed", "linear": "linear", "rms_norm": "rms_norm", "layer_norm": "layer_norm", "rope": "rope"},
         **{"attention": "attention", "add": "add", "gated": "gated", "activate": "activation", "softcap": "softcap"},
     }
 )
@@ -61,6 +61,8 @@ class Runner:
         self.computed = {op.name: op.name not in plan.outside for op in program.ops}
         self.vectors = self._vectors(run)
         self.segments, self.ats = self._segments()
+        tables = self.records[self.records[:, KIND] == EMBED, SEGMENT]
+        self.vocabulary = min((plan.segments[number].panels.outputs for number in tables), default=FAR)
         self.attention = AttentionMap(program, plan, self.records)
         self.ropes = RopeTables(plan.ropes)
         self.lock, self.compiled = Turn(), False
@@ -81,6 +83,9 @@ class Runner:
     def _run(self, run: Any) -> NDArray[np.float32]:
         mask = run.batch.mask
         rows = mask.size
+        ids = run.batch.integers["input_ids"]
+        if (ids[0, 0] if rows == 1 else ids.max()) >= self.vocabulary:
+            return np.asarray(run.compute(self.program.ops[0]))  # which says so
         picked, row_of = _picked(self.program, run.batch)
         self._grow(rows)
         integers, masks, layers, scratch = self.attention.of(run, rows, row_of)
@@ -128,7 +133,7 @@ class Runner:
     def _segments(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The table of segments, and where the parts of their weights begin."""
         rows, before = [], 0
-        firsts = set(self.records[:, COLUMNS.index("SEGMENT")].tolist())
+        firsts = set(self.records[:, SEGMENT].tolist())
         for number, segment in enumerate(self.plan.segments):
             panels = segment.panels
             before = 0 if number in firsts else before
@@ -210,9 +215,15 @@ class Runner:
                 kept.of(COUNTED[op.kind]).elements += (picked if value.rows == PICKED else rows) * value.width
 
 
+FIRST = np.zeros(1, dtype=np.int64)
+"""The number of the only row."""
+
+
 def _picked(program: Any, batch: Any) -> tuple[int, NDArray[np.int64]]:
     """How many rows go on behind "last" or "first", and which they are."""
     mask = batch.mask
+    if mask.size == 1:
+        return 1, FIRST
     sequences, tokens = mask.shape
     starts = np.arange(sequences) * tokens
     if "first" in program.kinds:
@@ -220,74 +231,3 @@ def _picked(program: Any, batch: Any) -> tuple[int, NDArray[np.int64]]:
     if batch.last_only:
         return sequences, starts + tokens - 1 - mask[:, ::-1].argmax(axis=1)
     return mask.size, np.arange(mask.size)
-
-
-class RopeTables:
-    """Cosines and sines of positions, computed once and looked up from then on.
-
-    Args:
-        ropes: the rotations of a plan.
-    """
-
-    AHEAD = 64
-    """Positions that are computed at a time."""
-
-    def __init__(self, ropes: list[Any]) -> None:
-        self.ropes = ropes
-        self.known: dict[tuple[int, int], NDArray[np.float64]] = {}
-        self.factors, self.written = [1.0] * len(ropes), [0.0] * len(ropes)
-        self.held: dict[int, NDArray[np.float64]] = {}
-        self.rows = np.zeros((max(1, len(ropes)), 4), dtype=np.int64)
-        for number, rope in enumerate(ropes):
-            self.rows[number, [ROTARY, INTERLEAVED]] = rope.width, int(rope.interleaved)
-
-    def of(self, run: Any, records: NDArray[np.int64], reals: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(ropes, 4): the address of each one's tables and their planes' length, R, whether pairs are neighbours.
-
-        A plane has a row for each row of the run; planes are cosines, sines, and what those lose.
-        """
-        positions = run.batch.positions
-        first = int(positions[0, 0])
-        in_order = positions.size == 1 or (
-            len(positions) == 1 and bool((positions[0] == np.arange(first, first + positions.size)).all())
-        )
-        for number, rope in enumerate(self.ropes):
-            planes, by_position = self._planes_of(run, number, rope)
-            width, start = rope.width // 2, 0
-            if by_position and in_order:
-                start = 8 * width * first
-            elif by_position:
-                planes = planes[:, positions.reshape(-1)]
-            planes = np.ascontiguousarray(planes)
-            start += planes.ctypes.data
-            self.held[number] = planes
-            self.rows[number, [TABLE, PLANE]] = start, planes.shape[1] * width
-            if self.factors[number] != self.written[number]:
-                reals[(records[:, KIND] == ROPE) & (records[:, WHICH] == number), SCALE] = self.factors[number]
-                self.written[number] = self.factors[number]
-        return self.rows
-
-    def _planes_of(self, run: Any, number: int, rope: Any) -> tuple[NDArray[np.float64], bool]:
-        """(4, P, R/2) for all positions up to a run's last, and True; or (4, N, R/2) for its own, and False."""
-        positions, lengths = run.batch.positions, run.batch.rope_lengths
-        if rope.depends_on_length and len(set(lengths.tolist())) > 1:
-            return self._planes(run, number, rope, positions, lengths), False
-        key = number, int(lengths[0]) if rope.depends_on_length else 0
-        known = self.known.get(key, np.empty((4, 0, rope.width // 2)))
-        end = int(positions.max()) + 1
-        if end > known.shape[1]:
-            if end > 4 * max(known.shape[1], self.AHEAD) and positions.size * 4 < end:
-                return self._planes(run, number, rope, positions, lengths), False  # far out, and few
-            new = np.arange(known.shape[1], end + self.AHEAD)[None]
-            known = np.concatenate([known, self._planes(run, number, rope, new, lengths[:1])], axis=1)
-            self.known = {other: kept for other, kept in self.known.items() if other[0] != number}  # one length's alone
-            self.known[key] = known
-        return known, True
-
-    def _planes(
-        self, run: Any, number: int, rope: Any, positions: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> NDArray[np.float64]:
-        tables = run.turns(rope, positions, lengths)
-        self.factors[number] = tables.factor
-        planes = (tables.cos_pair.high, tables.sin_pair.high, tables.cos_pair.low, tables.sin_pair.low)
-        return np.stack([plane.reshape(-1, rope.width // 2) for plane in planes])

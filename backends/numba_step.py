@@ -27,6 +27,7 @@ from lepton_ref.backends.numba_attention import (
 from lepton_ref.backends.numba_attention import KV_HEADS as KV_HEADS_OF
 from lepton_ref.backends.numba_attention import TABLE as TABLE_AT
 from lepton_ref.backends.numba_attention import WIDTH as WIDTH_OF
+from lepton_ref.backends.numba_embed import embed
 from lepton_ref.backends.numba_integer import integer_linear, quantise_rows
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_memory import bytes_at, doubles_at, floats_at
@@ -37,6 +38,7 @@ from lepton_ref.backends.numba_plan import (
     APPEND,
     ATTENTION,
     CAP,
+    EMBED,
     EPS,
     FORM,
     GATED,
@@ -86,7 +88,7 @@ FAR = 1 << 60
 @njit(nogil=True, _nrt=False)
 def by_row(kind: Any) -> Any:
     """Whether a record of this kind computes each row from the same row alone."""
-    return kind in (QUANTISE, PREPARE, RMS_NORM, LAYER_NORM, ROPE, APPEND, ADD, GATED, ACTIVATE, SOFTCAP)
+    return kind in (EMBED, QUANTISE, PREPARE, RMS_NORM, LAYER_NORM, ROPE, APPEND, ADD, GATED, ACTIVATE, SOFTCAP)
 
 
 @njit(nogil=True, _nrt=False)
@@ -145,8 +147,8 @@ def linear(
 
 @njit(nogil=True, _nrt=False)
 def row_by_row(
-    record: Any, numbers: Any, rows: Any, mine: Any, first: Any, last: Any, F: Any, V: Any, ropes: Any, layers: Any,
-    I: Any, Q: Any, D: Any, N: Any, L: Any, P: Any, G: Any, stuck: Any,
+    record: Any, numbers: Any, rows: Any, mine: Any, first: Any, last: Any, segments: Any, ats: Any, ids: Any, F: Any,
+    V: Any, ropes: Any, layers: Any, I: Any, Q: Any, D: Any, N: Any, L: Any, P: Any, G: Any, stuck: Any,
 ) -> None:  # fmt: skip
     """Rows [first, last) of a record that takes each by itself."""
     kind, width, form = record[KIND], record[WIDTH], record[FORM]
@@ -170,6 +172,10 @@ def row_by_row(
             F, x, width, y, width, heads, width // heads, turn[ROTARY], turn[INTERLEAVED], numbers[SCALE], table, 0,
             turn[PLANE], first, last, form, stuck,
         )  # fmt: skip
+    elif kind == EMBED:
+        table, at = segments[record[SEGMENT]], ats[record[SEGMENT]]
+        held = bytes_at(table[ADDRESS], table[BYTES])
+        embed(table[SEGMENT_KIND], held, at, I, ids, width, numbers[SCALE], F, y, first, last, form, stuck)
     elif kind == APPEND:
         append(F, record, rows, layers[record[WHICH]], I, first, last)
     elif kind == ADD:
@@ -211,7 +217,7 @@ def step(
         t, team: this thread's number, and how many there are.
         isa: the instruction set.
         start: the first record.
-        rows, picked: N, and how many rows are picked; I begins with their numbers.
+        rows, picked: N, and how many rows are picked; I begins with their numbers, and goes on with all rows' ids.
         records, reals, segments, ats, ropes, layers: see `lepton_ref.backends.numba_plan` and the top of this page.
         F, V: the arena, and all vectors.
         I, M: integers and masks of attention.
@@ -249,7 +255,8 @@ def step(
             first, last = mine * t // team, mine * (t + 1) // team
             if first < last:
                 row_by_row(
-                    record, reals[number], rows, mine, first, last, F, V, ropes, layers, I, Q, D, N, L, P, G, stuck
+                    record, reals[number], rows, mine, first, last, segments, ats, picked, F, V, ropes, layers, I, Q, D,
+                    N, L, P, G, stuck,
                 )  # fmt: skip
         elif spread:
             columns_of(t, team, record, reals[number], rows, F, stuck)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lepton_ref.backends.numba_dot import Isa
-from lepton_ref.backends.numba_panels import pack
+from lepton_ref.backends.numba_embed import SERVED
+from lepton_ref.backends.numba_panels import KINDS, Panels, pack
 from lepton_ref.backends.numba_panels_real import pack_real
 from lepton_ref.backends.numba_planner import Packed, Planner
 from lepton_ref.backends.numba_rounding import FORMATS
@@ -63,8 +64,13 @@ class Whole:
             place = run.memo.get("pack")
             panels = pack_all(missing, packed) if place is None else stored_panels(missing, packed, place)
             for which, matrix in panels.items():
-                known[which] = None if matrix is None else Packed(matrix, integer=which[1] in INTEGERS)
+                known[which] = None if matrix is None else _described(matrix, wanted[which], which[1])
         return {which: matrix for which, matrix in known.items() if matrix is not None}
+
+
+def _described(matrix: Panels, weight: Any, operands: str) -> Packed:
+    table = matrix.kind in SERVED and KINDS.get(weight.format) == matrix.kind
+    return Packed(matrix, integer=operands in INTEGERS, table=table)
 
 
 def _firsts(memo: dict[str, Any], program: Any) -> list[int]:

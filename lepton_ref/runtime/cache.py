@@ -10,6 +10,7 @@ goes back only as far as its windows still hold what the next query would see th
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -148,19 +149,20 @@ class KVCache(ABC):
         """
         if mask_bt.shape[0] != self.batch:
             raise ValueError(f"the cache holds {self.batch} sequences, got {mask_bt.shape[0]}; make another cache")
-        counts = self.counts
-        for state, total, new in zip(self.states, self._asked(mask_bt), mask_bt.sum(axis=1), strict=True):
+        for state, total, kept in zip(self.states, self._asked(mask_bt), mask_bt.tolist(), strict=True):
             if state.capacity is not None and total > state.capacity:
                 raise ContextOverflowError(
                     f"{total} tokens overflow the cache's capacity of {state.capacity}; "
                     "make a cache of a larger capacity"
                 )
-            if state.limit is not None and state.count + new > state.limit:
+            if state.limit is not None and state.count + sum(kept) > state.limit:
                 raise ContextOverflowError(
                     f"beyond {state.limit} tokens this model's RoPE depends on the length; "
                     "create the cache with capacity="
                 )
-        order: NDArray[np.int64] = counts[:, None] + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
+        order = self.counts[:, None]
+        if mask_bt.shape[1] > 1:
+            order = order + np.maximum(np.cumsum(mask_bt, axis=1) - 1, 0)
         self._plan(order, mask_bt)
         self._new = mask_bt
         return order
@@ -172,12 +174,13 @@ class KVCache(ABC):
     def commit(self, ids_bt: NDArray[np.int64] | None = None, /) -> None:
         """The new tokens join: these, or such as only the caller knows."""
         assert self._new is not None, "commit follows begin"
-        for b, (state, mask) in enumerate(zip(self.states, self._new, strict=True)):
-            if ids_bt is None:
-                state.ids = state.ids if not mask.any() else None
+        given = [None] * self.batch if ids_bt is None else ids_bt.tolist()
+        for state, kept, ids in zip(self.states, self._new.tolist(), given, strict=True):
+            if ids is None:
+                state.ids = state.ids if not any(kept) else None
             elif state.ids is not None:
-                state.ids.extend(ids_bt[b, mask].tolist())
-            state.count += int(mask.sum())
+                state.ids.extend(itertools.compress(ids, kept))
+            state.count += sum(kept)
         self._join()
         self._new = None
 

@@ -106,7 +106,8 @@ class Job:
     def _step(self) -> HostArray:
         """(B, V), after each sequence's latest token; sequences that have ended are padding."""
         going = np.array([[row.finish is None] for row in self.rows])
-        return self._forward(np.array([[row.ids[-1]] for row in self.rows]), going)[:, -1]
+        mask = None if going.all() else going
+        return self._forward(np.array([[row.ids[-1]] for row in self.rows]), mask)[:, -1]
 
     def _speculate(self, going: list[Row]) -> list[Token]:
         """The next tokens, at least one of each sequence, by one run over the latest and what is guessed behind it."""
@@ -144,7 +145,7 @@ class Job:
         row.accepted += sum(token.id == index for token, index in zip(found, guess, strict=False))
         return found
 
-    def _forward(self, ids_bt: HostArray, mask_bt: HostArray, *, last_only: bool = True) -> HostArray:
+    def _forward(self, ids_bt: HostArray, mask_bt: HostArray | None, *, last_only: bool = True) -> HostArray:
         return self.model.forward(ids_bt, attention_mask=mask_bt, cache=self.cache, last_only=last_only)
 
     def _choose(self, row: Row, logits_v: HostArray) -> Token:

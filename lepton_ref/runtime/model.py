@@ -224,7 +224,7 @@ class Model:
         kept = batch.mask
         if "first" in self.program.kinds:
             output, kept = output[:, 0], np.any(kept, axis=1)
-        elif batch.last_only:
+        elif batch.last_only and kept.shape[1] > 1:
             kept = np.any(kept, axis=1, keepdims=True)
         if not kept.all():
             return np.where(kept[..., None], output, output.dtype.type(0))
