@@ -7,6 +7,9 @@ in every half of a block, c being the code less its offset or zero point, from e
 length infinite.
 
 Next to it lies the length in units of the row's grain: of the largest power of two that divides all scales and minima.
+
+All instruction sets give the same integers, so what is packed is nobody's in particular, and packing is bound by all
+else: the plain form serves.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from lepton_ref.backends.numba_bytes import int_to_f64, load_bytes, load_f64, load_i32, store_f32
-from lepton_ref.backends.numba_dot import chosen, dot4
+from lepton_ref.backends.numba_dot import Isa, dot4
 from lepton_ref.backends.numba_integer_unpack import has_minimum, has_zero, unpack_codes, unpack_scales
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import OFFSETS
@@ -26,6 +29,7 @@ from lepton_ref.backends.numba_vectors import absolute, converter, select, splat
 from lepton_ref.numerics.lengths import UPWARD
 
 splat_i8, splat_i64 = splatter(I8X64), splatter(I64X16)
+PLAIN = Isa("plain")
 words_of = converter(F64X16, I64X16, lambda builder, value, target: builder.bitcast(value, target))
 of_words = converter(I64X16, F64X16, lambda builder, value, target: builder.bitcast(value, target))
 
@@ -43,7 +47,7 @@ def finer(grain: Any, x: Any) -> Any:
 
 def row_lengths(kind: int, data: Any, at: Any, count: int, blocks: int, out: Any) -> None:
     """Into `out`, float32 [count][2][16], for the rows of `count` panels: the lengths, and these by grain; upwards."""
-    _row_lengths(chosen(), kind, data, at, count, blocks, np.empty(1024 * blocks, dtype=np.uint8), out)
+    _row_lengths(PLAIN, kind, data, at, count, blocks, np.empty(1024 * blocks, dtype=np.uint8), out)
 
 
 @njit(nogil=True, cache=True)

@@ -16,7 +16,8 @@ import numpy as np
 
 from lepton_ref.backends.numba_functions import EXP, exp
 from lepton_ref.backends.numba_jit import njit
-from lepton_ref.backends.numba_rounding import FORMATS, splat_f64, to_f64
+from lepton_ref.backends.numba_ops import form_of
+from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 from lepton_ref.backends.numba_rows import load_floats
 from lepton_ref.backends.numba_vectors import largest, select, total
 from lepton_ref.numerics import Precision, round_once
@@ -60,7 +61,7 @@ def log_softmax_at(x: Any, index: Any, *, backend: Any, precision: Precision) ->
     width, picked = x.shape[-1], np.asarray(index)
     if picked.shape != x.shape[:-1] or picked.dtype.kind not in "iu" or picked.min() < 0 or picked.max() >= width:
         return NotImplemented
-    if not precision.proven or precision.activations not in FORMATS:
+    if form_of(precision) is None:
         return NotImplemented
     rows = np.ascontiguousarray(x).reshape(-1)
     sums = np.array([row_sum(rows, row * width, width) for row in range(picked.size)])

@@ -160,6 +160,40 @@ def test_wrong_input_gets_the_op_s_own_words(name: str, monkeypatch: pytest.Monk
 # --- what is tested is what ran ---
 
 
+def ordinary(precision: str) -> dict[str, tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Arguments of every op that has a kernel, of which nothing is unusual."""
+    weight = as_operand(stored("Q8_0", numbers(3, 5, 64)), PRECISIONS[precision].operands)
+    x, f, q = numbers(0, 3, 64), numbers(1, 3, 64), numbers(2, 1, 3, 2, 16)
+    tables = rope_tables(np.arange(3)[None], Rope(theta=1e4, width=16), backend=NUMPY)
+    return {
+        "activate": ((x,), {"kind": "silu"}),
+        "add": ((x, f), {}),
+        "attention": ((q, q, q, np.ones((1, 3, 3), dtype=bool)), {"scale": 0.25}),
+        "gated": ((x, f), {"kind": "gelu_tanh"}),
+        "layer_norm": ((x, x[0], f[0]), {"eps": 1e-5}),
+        "linear": ((x, weight), {}),
+        "log_softmax_at": ((x, np.arange(3)), {}),
+        "rms_norm": ((x, f[0]), {"eps": 1e-5}),
+        "rope": ((q, tables), {}),
+        "softcap": ((x,), {"cap": 30.0}),
+    }
+
+
+@pytest.mark.parametrize("precision", ["reference", "bf16", "fp16", "w8a8", "w4a8"])
+def test_what_is_ordinary_is_computed_by_a_kernel(precision: str) -> None:
+    calls = ordinary(precision)
+    assert calls.keys() == {name for name, _ in numba().kernels} - {"program"}
+    for name, (args, kwargs) in calls.items():
+        assert same(name, *args, precision=precision, **kwargs) == 1, name
+
+
+def test_a_kernel_that_declines_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = {key: lambda *args, **kwargs: NotImplemented for key in numba(None).kernels}
+    monkeypatch.setattr(numba(None), "kernels", kernels)
+    with pytest.raises(AssertionError, match="activate"):
+        test_what_is_ordinary_is_computed_by_a_kernel("reference")
+
+
 def test_the_suite_passes_and_every_kernel_answered() -> None:
     report = conformance.run(numba(), ops=["add", "rms_norm", "gated", "attention", "rope", "model", "cache_is_none"],
                              examples=16)  # fmt: skip

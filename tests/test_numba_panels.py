@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from planted import mutated
 from strategies import Fill, any_numbers
 
-from lepton_ref.backends import numba_panels_blocks, numba_panels_groups, numba_panels_k
+from lepton_ref.backends import numba_panels_blocks, numba_panels_groups, numba_panels_k, numba_panels_lengths
 from lepton_ref.backends.numba_panels import ALIGNED, KINDS, Panels, pack
 from lepton_ref.backends.numba_panels_read import decode_row
 from lepton_ref.backends.numpy_backend import NumpyBackend
@@ -189,6 +189,12 @@ def test_lengths_bound_rows_and_grains_divide_them() -> None:
         panels = pack(weight)
         assert panels is not None
         check_lengths(weight, panels)
+
+
+def test_packing_takes_no_instruction_set_for_its_own() -> None:
+    """A backend that is told to keep to one has panels of the same making."""
+    assert pack(blocks("Q8_0", 5, 2, 0)) is not None
+    assert {signature[0].isa for signature in numba_panels_lengths._row_lengths.signatures} == {"plain"}
 
 
 def test_lengths_that_are_too_short_or_grains_too_coarse_are_seen() -> None:

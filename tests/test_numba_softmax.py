@@ -65,8 +65,19 @@ def test_ordinary_rows_are_the_kernels() -> None:
     ],
 )
 def test_what_is_unusual_is_left_to_the_op(x: Any, index: Any) -> None:
-    for precision in (PRECISIONS[0], get_precision("fast")):
-        assert numba_softmax.log_softmax_at(x, index, backend=BACKEND, precision=precision) is NotImplemented
+    assert numba_softmax.log_softmax_at(x, index, backend=BACKEND, precision=PRECISIONS[0]) is NotImplemented
+
+
+@pytest.mark.parametrize("name", ["fast", "float64", "ftz-fp32", "h100-bf16"])
+def test_other_precisions_are_left_to_the_op(name: str) -> None:
+    how: Any = {"backend": BACKEND, "precision": get_precision(name)}
+    assert numba_softmax.log_softmax_at(numbers(0, 4, 50), np.arange(4), **how) is NotImplemented
+
+
+def test_a_check_that_forgets_machines_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba_softmax, "form_of", lambda precision: 0)
+    with pytest.raises(AssertionError):
+        test_other_precisions_are_left_to_the_op("ftz-fp32")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from planted import mutated
 from wide_model import wide_gguf
 
+import lepton_ref
 from lepton_ref.backends import numba_chunks, numba_store
 from lepton_ref.backends.numba_backend import NumbaBackend
 from lepton_ref.backends.numba_chunks import Layout, layout_of, pack_in_memory, pieces
@@ -24,7 +26,7 @@ from lepton_ref.backends.numba_panels_dense import pack_dense
 from lepton_ref.backends.numba_panels_read import decode_row
 from lepton_ref.backends.numba_panels_real import pack_real
 from lepton_ref.backends.numba_store import key_of, pack_all, stored_panels
-from lepton_ref.files import packed_write, read_gguf
+from lepton_ref.files import packed_write
 from lepton_ref.files.packed_file import read_packed
 from lepton_ref.files.packed_write import writing_packed
 from lepton_ref.runtime import packing
@@ -301,48 +303,57 @@ def test_the_numba_backend_packs() -> None:
 
 
 KILLED = """
-import sys, time
-from pathlib import Path
-from lepton_ref.backends import numba_chunks, numba_store
-from lepton_ref.backends.numba_backend import NumbaBackend
-from lepton_ref.backends.numba_panels_dense import pack_dense
-from lepton_ref.files import read_gguf
-from lepton_ref.runtime.packing import PackPlace
+import os, signal, sys
+import lepton_ref
+from lepton_ref.files import packed_write
 
-path, folder = map(Path, sys.argv[1:])
-numba_chunks.PIECE = 1
-weights = {(name, "stored"): w for name, w in read_gguf(path).tensors.items() if len(w.shape) == 2}
-place = PackPlace.of(folder, path, backend=NumbaBackend())
+path, folder, owner, name, calls = sys.argv[1:]
+held = {"os": os, "packed_write": packed_write, "PackedWriter": packed_write.PackedWriter}[owner]
+real, left = getattr(held, name), int(calls)
 
-def pack(weight, operands):
-    print("packing", flush=True)
-    time.sleep(0.01)
-    return pack_dense(weight)
+def dies(*arguments):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
 
-numba_store.stored_panels(weights, pack, place)
+setattr(held, name, dies)
+lepton_ref.load(path, backend="numba", pack=folder).forward([[1, 2, 3]])
 """
+POINTS = [
+    ("PackedWriter", "write", 9),
+    ("PackedWriter", "finish", 1),
+    ("os", "replace", 1),
+    ("packed_write", "sync_folder", 1),
+]
+"""What a process is about to call, for the n-th time, when it is killed: matrices are written, then the index, then it
+gets its name, then the disk is told."""
 
 
 @pytest.mark.skipif(not packed_write.LOCKS, reason="the system has no locks of this kind")
-def test_who_is_killed_while_it_packs_leaves_nothing_that_is_read(tmp_path: Path) -> None:
+def test_who_is_killed_while_it_packs_leaves_nothing_that_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, folder = wide_gguf(tmp_path / "model.gguf", 2), tmp_path / "packs"
     folder.mkdir()
-    for pieces_seen in (1, 20, 45):
-        argv = [sys.executable, "-c", KILLED, str(path), str(folder)]
-        process = subprocess.Popen(argv, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        for _ in range(pieces_seen):
-            assert process.stdout.readline() == b"packing\n"
-        process.kill()
-        process.communicate()
-        assert not [*folder.glob(f"*{packing.SUFFIX}")]
-        assert len([*folder.iterdir()]) == 1, "one part, of the last that was killed"
-    weights = {(name, "stored"): w for name, w in read_gguf(path).tensors.items() if len(w.shape) == 2}
-    place = packing.PackPlace.of(folder, path, backend=NumbaBackend())
-    for _ in range(2):
-        for wanted, panels in stored_panels(weights, pack_as, place).items():
-            same(panels, pack_as(weights[wanted], "stored"))
+    right = lepton_ref.load(path).forward([[1, 2, 3]])
+
+    def same_bits() -> None:
+        found = lepton_ref.load(path, backend="numba", pack=folder).forward([[1, 2, 3]])
+        assert np.array_equal(found.view(np.uint32), right.view(np.uint32))
         assert [one.suffix for one in folder.iterdir()] == [packing.SUFFIX]
+
+    for owner, name, calls in POINTS:
+        argv = [sys.executable, "-c", KILLED, str(path), str(folder), owner, name, str(calls)]
+        assert subprocess.run(argv, check=False).returncode == -signal.SIGKILL
+        (left,) = folder.iterdir()  # one part, of the last that was killed
+        assert left.suffix == (packing.SUFFIX if name == "sync_folder" else ".part")
+    monkeypatch.setattr(packing.PackPlace, "writing", lambda self, key: pytest.fail("what had its name is whole"))
+    same_bits()
+    monkeypatch.undo()
+    left.rename(left.with_name(f".{left.name}.0123.part"))
+    same_bits()  # packed again, and what lay there is gone
 
 
 CODES = "5d4f0ba50cf1e2a2783f474e276700f1b6f57dbff12d0c0359ffda3e2e32bc70"
