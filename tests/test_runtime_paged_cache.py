@@ -35,6 +35,15 @@ from lepton_ref.runtime.paged_cache import PagedCache
 WINDOWS = [(None,), (3,), (20, None), (None, 1, 17), (5, 40)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _what_others_left_is_not_searched() -> Iterator[None]:
+    """Walks collect garbage at every step; in a process that has compiled kernels that is half a second each time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def new_cache(windows: tuple[int | None, ...], *, batch: int, paged: bool, backend: Backend = NUMPY) -> KVCache:
     make: Any = PagedCache.empty if paged else ContiguousCache
     codec = DenseCodec(backend, get_precision("reference"))
