@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_panels import ALIGNED, ROWS, Bytes, Panels, aligned
-from lepton_ref.backends.numba_panels_dense import BF16, F16, F32
+from lepton_ref.backends.numba_panels_dense import BF16, E4M3, E5M2, F16, F32
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockQuantised
 from lepton_ref.storage.dense import Dense
@@ -30,6 +30,9 @@ PIECE = 1 << 20
 DENSE = {F32: 4, BF16: 2, F16: 2}
 """Kinds of dense panels → bytes of an element."""
 
+SCALED = (E4M3, E5M2)
+"""Kinds of panels of one byte an element, float32 scales, and rows' lengths alone."""
+
 Pack = Callable[[Weight], Panels | None]
 
 
@@ -41,7 +44,7 @@ class Layout:
         kind: of the panels.
         outputs: O.
         width: I.
-        shared: blocks that share a scale, as `Panels.at[5]`.
+        shared: blocks, or columns of scaled panels, that share a scale, as `Panels.at[5]`.
     """
 
     kind: int
@@ -65,7 +68,7 @@ class Layout:
 
     @property
     def _lengths(self) -> int:
-        return int(ROWS) * (4 if self.kind in DENSE else 8)
+        return int(ROWS) * (4 if self.kind >= F32 else 8)
 
     @property
     def at(self) -> NDArray[np.int64]:
@@ -90,6 +93,8 @@ def part_sizes(kind: int, width: int, shared: int) -> tuple[int, int, int, int]:
     """
     if kind in DENSE:
         return int(ROWS) * width * DENSE[kind], 0, 0, 0
+    if kind in SCALED:
+        return int(ROWS) * width, 4 * int(ROWS) * -(-width // max(1, shared)), 0, 0
     b = -(-width // 32)
     groups = -(-b // max(1, shared))
     known = {

@@ -4,7 +4,7 @@
     data[at[4] + 4·(16·g + r)]                   the row's length, float32, rounded up; NaN where it holds NaN or ∞
 
 Rows behind the last are zeros. A quantised weight whose decoding to float32 rounds somewhere, and any other weight that
-`lepton_ref.backends.numba_panels` has no form for, is decoded and becomes a panel of F32.
+`lepton_ref.backends.numba_panels` and `numba_panels_scaled` have no form for, is decoded and becomes a panel of F32.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from lepton_ref.storage.base import Weight
 from lepton_ref.storage.dense import Dense
 from lepton_ref.storage.kept import Kept
 
-F32, BF16, F16 = 32, 33, 34
+F32, BF16, F16, E4M3, E5M2 = 32, 33, 34, 35, 36
+"""Kinds of panels that float64 numbers are multiplied by; the last two are `numba_panels_scaled`'s."""
+
 KINDS = {"F32": F32, "BF16": BF16, "F16": F16}
 """Format of a dense weight → the kind of its panels."""
 
@@ -52,24 +54,24 @@ def pack_dense(weight: Weight, /) -> Panels | None:
         numbers = base.rows(first, last)
         if numbers.dtype != np.float32:
             return None
-        lengths[first:last] = _lengths(numbers)
+        lengths[first:last] = lengths_upward(numbers)
         as_stored = base.array[first:last] if isinstance(base, Dense) else numbers
-        _transpose(as_stored, weights[first // ROWS :])
+        transpose(as_stored, weights[first // ROWS :])
     at = np.zeros(8, dtype=np.int64)
     at[4] = start
     return Panels(KINDS.get(base.format, F32) if isinstance(base, Dense) else F32, outputs, width, data, at)
 
 
-def _transpose(rows: NDArray[np.generic], weights: NDArray[np.generic]) -> None:
-    """(N, I) into (panels, I, 16)."""
+def transpose(rows: NDArray[np.generic], weights: NDArray[np.generic]) -> None:
+    """`(N, I)` into the first of `(panels, I, 16)`."""
     whole, width = len(rows) // ROWS, rows.shape[1]
     weights[:whole] = rows[: whole * ROWS].reshape(whole, ROWS, width).transpose(0, 2, 1)
     if len(rows) % ROWS:
         weights[whole, :, : len(rows) % ROWS] = rows[whole * ROWS :].T
 
 
-def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N, I) -> (N) at least the rows' lengths, as `lepton_ref.numerics.lengths` has them; NaN where there is none."""
+def lengths_upward(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """`(N, I) -> (N)`: at least the lengths, as `lepton_ref.numerics.lengths` has them; NaN where there is none."""
     with np.errstate(invalid="ignore", over="ignore"):
         squares = np.einsum("ni,ni->n", rows, rows, dtype=np.float64)
         length = np.sqrt(squares) * UPWARD

@@ -2,7 +2,8 @@
 
 What is multiplied is the weight decoded to float32. Dense weights stay as stored. A quantised one keeps its integers if
 none of its elements is rounded on the way to float32: always so for scale·code, and for scale·code + minimum in every
-model seen. Otherwise, and where integers have no kind of panel, it becomes panels of float32.
+model seen. One of numbers of 8 bits or less, with scales, keeps those, and the kernel rounds as decoding does. All else
+becomes panels of float32.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from lepton_ref.backends.numba_bytes import int_to_f64
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import Panels, pack
 from lepton_ref.backends.numba_panels_dense import pack_dense
+from lepton_ref.backends.numba_panels_scaled import pack_scaled
 from lepton_ref.backends.numba_real_blocks import scales_of
 from lepton_ref.backends.numba_rounding import splat_i32, to_f32, to_f64
 from lepton_ref.backends.numba_vectors import bits_of
@@ -34,6 +36,9 @@ def pack_real(weight: Weight, /) -> Panels | None:
         panels = pack(weight)
         if panels is not None and _exact(panels.kind, panels.data, panels.at, panels.panels, panels.blocks):
             return panels
+        scaled = pack_scaled(weight)
+        if scaled is not None:
+            return scaled
     return pack_dense(weight)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_dense import F32
-from lepton_ref.backends.numba_real_dense import dense_dot, store_f64
+from lepton_ref.backends.numba_real_dense import column_bytes, dense_dot, store_f64
 from lepton_ref.backends.numba_real_kinds import prefetch
 from lepton_ref.backends.numba_real_quantised import quantised_dot, roundings
 from lepton_ref.backends.numba_real_round import round_panel, unpack
@@ -85,7 +85,7 @@ def real_linear(
     for panel in range(first_panel, last_panel):
         if kind >= F32:
             for row in range(rows):
-                value = dense_dot(kind, W, w0 + at[0], panel, P, body + row * width, width)
+                value = dense_dot(kind, W, w0, at, panel, P, body + row * width, width)
                 store_f64(S, sums + 16 * row, value)
         elif rows == 1:
             store_f64(S, sums, quantised_dot(isa, kind, W, w0, at, panel, width, D, d0, P, body))
@@ -108,7 +108,7 @@ def _by_tiles(
     padded = (rows + HEIGHT - 1) // HEIGHT * HEIGHT
     body, sums = p0 + padded, s0 + BREADTH * COLUMNS
     unit = (min(width, COLUMNS) + width // COLUMNS + 7) * UNIT * UPWARD
-    codes, column = w0 + at[0], 64 if kind == F32 else 32
+    codes, column = w0 + at[0], column_bytes(kind)
     for top in range(0, padded, ROWS):
         count = min(ROWS, padded - top)
         for panel in range(first_panel, last_panel, 2):

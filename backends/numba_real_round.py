@@ -51,7 +51,7 @@ def bias_of(B: Any, start: Any, live: Any, S: Any, s0: Any) -> Any:
 def unpack(kind: Any, W: Any, w0: Any, at: Any, panel: Any, width: Any, first: Any, last: Any, S: Any, s: Any) -> None:
     """Columns [first, last) of a panel as float64: S[s + 32·(k − first) + r]."""
     if kind >= F32:
-        dense_unpack(kind, W, w0 + at[0], panel, width, first, last, S, s)
+        dense_unpack(kind, W, w0, at, panel, width, first, last, S, s)
         return
     for b in range(first // 32, (last + 31) // 32):
         unpack_block(kind, W, w0, at, panel, width, b, S, s + 32 * (32 * b - first))

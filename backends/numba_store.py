@@ -19,7 +19,7 @@ from lepton_ref.backends.numba_panels import Panels
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.resident import release
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of what panels mean: raise it with every change of their bytes, so that no file of before is read."""
 
 Wanted = tuple[str, str]

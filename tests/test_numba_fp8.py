@@ -1,0 +1,177 @@
+"""Weights of numbers of 8 bits or less with scales, in panels of a byte an element: the bits of the NumPy backend."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import kernel_cases
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from planted import mutated
+from strategies import Fill, any_numbers
+from test_numba_real import bits, same
+
+from lepton_ref.backends import numba_panels_scaled, numba_real_dense
+from lepton_ref.backends.numba_chunks import layout_of
+from lepton_ref.backends.numba_dot import Isa, available
+from lepton_ref.backends.numba_panels import Panels
+from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, F32
+from lepton_ref.backends.numba_panels_real import pack_real
+from lepton_ref.backends.numba_panels_scaled import pack_scaled
+from lepton_ref.storage.base import Weight
+from lepton_ref.storage.fp8 import FORMATS, FP8
+from lepton_ref.storage.mx import ELEMENTS, MX
+from lepton_ref.storage.nvfp4_two_level import NVFP4TwoLevel
+from lepton_ref.storage.scales import Scales, tiles
+from lepton_ref.storage.views import RowView
+
+PLACELESS = {
+    **{"E4M3FN": (0x7F, 0xFF), "E4M3FNUZ": (0x80,), "E5M2": ()},
+    "E5M2FNUZ": (1, 3, 5, 7, 0x81, 0x83, 0x85, 0x87),
+}
+"""Codes that no panel has: E4M3's NaN, and odd multiples of 2⁻¹⁷, which is half of fp16's least number of two bits."""
+
+
+def fp8(format: str, codes: NDArray[np.uint8], tile: tuple[int, int], seed: int = 0, scales: str = "F32") -> FP8:
+    """With scales of 24 bits, so that decoding rounds."""
+    shape = tiles((codes.shape[0], codes.shape[1]), tile)
+    numbers = (np.random.default_rng(seed).standard_normal(shape) / 100).astype(np.float32)
+    stored: Any = {"F32": numbers, "F16": numbers.astype("<f2"), "BF16": (numbers.view(np.uint32) >> 16).astype("<u2")}
+    return FP8(codes, Scales(stored[scales], scales), format=format, tile=tile)
+
+
+def any_codes(seed: int, shape: tuple[int, int], without: tuple[int, ...] = ()) -> NDArray[np.uint8]:
+    allowed = np.array([code for code in range(256) if code not in without], dtype=np.uint8)
+    return np.random.default_rng(seed).choice(allowed, shape)
+
+
+def mx(format: str, outputs: int, blocks: int, seed: int) -> MX:
+    rng = np.random.default_rng(seed)
+    width = {"MXFP4": 16, "MXFP6_E3M2": 24, "MXFP6_E2M3": 24}.get(format, 32)
+    packed = rng.integers(0, 256, (outputs, width * blocks), dtype=np.uint8)
+    if format == "MXFP8_E4M3":
+        packed &= 0xFE  # no NaN
+    return MX(packed, rng.integers(100, 140, (outputs, blocks), dtype=np.uint8), format=format)
+
+
+def nvfp4(outputs: int, seed: int, *, factor: float = 0.375, convention: str = "multiply") -> NVFP4TwoLevel:
+    rng = np.random.default_rng(seed)
+    packed, scales = rng.integers(0, 256, (outputs, 20), dtype=np.uint8), rng.integers(0, 0x7F, (outputs, 3))
+    return NVFP4TwoLevel(packed, scales.astype(np.uint8), factor, convention=convention)
+
+
+TILES = ((128, 128), (1, 300), (300, 300), (3, 4), (7, 20))
+"""Among them DeepSeek's, a row's and a tensor's; the last column's group is smaller."""
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@settings(max_examples=25)
+@given(
+    st.integers(1, 8), st.integers(1, 40), st.integers(1, 150), st.sampled_from(TILES),
+    st.sampled_from(("F32", "F16", "BF16")), any_numbers(), st.booleans(), st.integers(1, 2), st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_fp8(
+    format: str, rows: int, outputs: int, width: int, tile: tuple[int, int], scales: str, fill: Fill, biased: bool,
+    threads: int, seed: int,
+) -> None:  # fmt: skip
+    """Any codes, the infinities and NaN of E5M2 among them, and scales whose products with them are rounded."""
+    weight = fp8(format, any_codes(seed, (outputs, width), PLACELESS[format]), tile, seed, scales)
+    panels = pack_scaled(weight)
+    assert panels is not None
+    same(fill((rows, width)), weight, fill((outputs,)) if biased else None, panels=panels, threads=threads)
+
+
+def small() -> list[Weight]:
+    """One of every other format that is numbers of 8 bits or less."""
+    made: list[Weight] = [mx(name, 21, 3, 1) for name in ELEMENTS if name != "MXINT8"]
+    codes = any_codes(2, (21, 70), PLACELESS["E4M3FN"])
+    turned = RowView(fp8("E4M3FN", codes, (4, 32)), np.arange(21)[::-1].copy())
+    return [*made, nvfp4(21, 3), turned]
+
+
+def test_every_format_on_every_instruction_set() -> None:
+    for weight in small():
+        panels = pack_real(weight)
+        assert panels is not None
+        assert panels.kind in (E4M3, E5M2), weight.format
+        for isa in available():
+            for rows in (1, 4):
+                x = kernel_cases.numbers(rows, rows, weight.shape[1])
+                left = same(x, weight, panels=panels, isa=Isa(isa))
+                assert left == 0 or weight.format == "OCP_MXFP8_E5M2", weight.format  # which has NaN and infinities
+
+
+def unpacked(panels: Panels, dense_unpack: Any) -> NDArray[np.float32]:
+    """(O, I), by a kernel."""
+    width = panels.width
+    out = np.empty(panels.panels * width * 32)
+    for panel in range(panels.panels):
+        dense_unpack(panels.kind, panels.data, 0, panels.at, panel, width, 0, width, out, panel * width * 32)
+    columns = out.reshape(-1, width, 32)[:, :, :16].transpose(0, 2, 1)
+    return columns.reshape(-1, width)[: panels.outputs].astype(np.float32)
+
+
+def check_unpacked(weight: Weight, panels: Panels | None, dense_unpack: Any) -> None:
+    assert panels is not None
+    assert np.array_equal(bits(unpacked(panels, dense_unpack)), bits(weight.rows(0, weight.shape[0])))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_code_has_its_value_or_no_place(format: str) -> None:
+    every = np.arange(256, dtype=np.uint8)
+    placed = every[~np.isin(every, PLACELESS[format])]
+    for tile in ((1, 4), (256, 1)):
+        weight = fp8(format, placed[:, np.newaxis], tile)
+        check_unpacked(weight, pack_scaled(weight), numba_real_dense.dense_unpack)
+    for code in PLACELESS[format]:
+        weight = fp8(format, np.array([[code, placed[0]]], dtype=np.uint8), (1, 2))
+        assert pack_scaled(weight) is None
+        check_unpacked(weight, pack_real(weight), numba_real_dense.dense_unpack)
+
+
+def test_a_panel_takes_a_byte_an_element() -> None:
+    panels = pack_real(fp8("E4M3FN", any_codes(0, (512, 512), (0x7F, 0xFF)), (128, 128)))
+    assert panels is not None
+    assert panels.nbytes <= 1.04 * 512 * 512
+    layout = layout_of(panels, 512)
+    assert layout is not None
+    assert (layout.nbytes, layout.at.tolist()) == (panels.data.size, panels.at.tolist())
+
+
+def test_what_has_no_panels_of_bytes() -> None:
+    """Groups that are no fours, a scale that is no float32 with its power of two, or that is a quotient."""
+    codes = any_codes(0, (5, 30), (0x7F, 0xFF))
+    large = fp8("E4M3FN", codes, (5, 30))
+    large.scales.array[...] = 3e38
+    for weight in (
+        fp8("E4M3FN", codes, (1, 6)),
+        large,
+        nvfp4(5, 0, factor=float(np.float32(0.1))),
+        nvfp4(5, 0, convention="divide"),
+    ):
+        assert pack_scaled(weight) is None
+        packed = pack_real(weight)
+        assert packed is not None
+        assert packed.kind == F32
+
+
+BUGS = (
+    ("splat_i16(mask)", "splat_i16(np.int16(-1))"),
+    ("end = min(last, (start // shared + 1) * shared)", "end = last"),
+)
+
+
+def test_planted_bugs_are_seen() -> None:
+    """Of the kernel, and of packing."""
+    weight = fp8("E4M3FN", any_codes(3, (20, 40), (0x7F, 0xFF)), (4, 8))
+    check_unpacked(weight, pack_scaled(weight), numba_real_dense.dense_unpack)
+    for text, bug in BUGS:
+        wrong = kernel_cases.mutant(numba_real_dense, text, bug)
+        kernel_cases.caught(partial(check_unpacked, weight, pack_scaled(weight), wrong.dense_unpack))
+    for text, bug in (("scales(index) * unit", "scales(index)"), ("i // base.tile[0]", "0 * i")):
+        panels = mutated(numba_panels_scaled, text, bug).pack_scaled(weight)
+        kernel_cases.caught(partial(check_unpacked, weight, panels, numba_real_dense.dense_unpack))
