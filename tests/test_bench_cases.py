@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -91,7 +92,11 @@ def test_reading_adds_up_everything() -> None:
 
 def classes() -> list[tuple[ModuleType, type]]:
     found = [(module, each) for module in (linear, others, models) for each in vars(module).values()]
-    return [(module, each) for module, each in found if isinstance(each, type) and each.__module__ == module.__name__]
+    return [
+        (module, each)
+        for module, each in found
+        if isinstance(each, type) and each.__module__ == module.__name__ and hasattr(each, "params")
+    ]
 
 
 @pytest.mark.parametrize(("module", "suite"), classes(), ids=lambda value: getattr(value, "__name__", ""))
@@ -102,18 +107,23 @@ def test_every_benchmark_runs(module: ModuleType, suite: type, monkeypatch: pyte
     monkeypatch.setattr(linear, "linear", lambda b, p, s, shape: small(b, p, s, (shape[0], 64, 256)))
     monkeypatch.setattr(models, "MODEL", str(ROOT / "golden" / "tiny" / "llama"))
     monkeypatch.setattr(models, "CONTEXT", 4)
+    monkeypatch.setattr(models, "ROOM", 2)
     monkeypatch.setattr(models, "FIRST", 5)
+    for kept in (linear.made, others.made, models.running):
+        kept.cache_clear()
     names = [name for name in vars(suite) if name.startswith(("time_", "peakmem_", "track_"))]
     assert names
     every = list(itertools.product(*vars(suite)["params"]))
     chosen = [one for one in every if "numba" not in one]
-    for one in chosen[:: max(1, len(chosen) // 4)]:
+    some = chosen[:: max(1, len(chosen) // 4)]
+    for one in some:
         made: Any = suite()
-        if hasattr(made, "setup"):
-            made.setup(*one)
-        for name in names:
+        for name in names:  # asv calls setup before every sample
+            if hasattr(made, "setup"):
+                made.setup(*one)
             value = getattr(made, name)(*one)
             assert not name.startswith("track_") or value >= 0
+    assert {kept.cache_info().misses for kept in (linear.made, others.made, models.running)} <= {0, len(some)}
     assert all(hasattr(getattr(suite, name), "unit") for name in names if name.startswith("track_"))
 
 
@@ -123,3 +133,50 @@ def test_the_configuration_leads_to_the_benchmarks() -> None:
     assert (folder / told["benchmark_dir"] / "linear.py").exists()
     assert (folder / told["repo"]).resolve() == ROOT
     assert (folder / told["html_dir"]).resolve() == ROOT / ".asv" / "html"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The benchmark of whole models, on a tiny one whose cache has room for two tokens behind the context."""
+    for name, value in {"MODEL": str(ROOT / "golden" / "tiny" / "llama"), "CONTEXT": 4, "ROOM": 2, "FIRST": 5}.items():
+        monkeypatch.setattr(models, name, value)
+    models.running.cache_clear()
+    return models.Model()
+
+
+def lengths(suite: Any) -> list[int]:
+    """How many tokens the cache had where each sample of decoding began."""
+    found = []
+    for _ in range(5):
+        suite.setup("numpy", "reference")
+        found.append(suite.running.cache.length)
+        suite.time_decode()
+    return found
+
+
+def test_a_sample_is_one_token_and_there_is_always_room_for_it(tiny: Any) -> None:
+    assert lengths(tiny) == [5, 4, 5, 4, 5]
+
+
+def selected(pattern: str) -> set[str]:
+    """What asv runs of the suites where it is given that pattern, by the names that it matches."""
+    found = set()
+    for module, suite in classes():
+        for one in itertools.product(*vars(suite)["params"]):
+            for name in vars(suite):
+                whole = f"{module.__name__.split('.')[1]}.{suite.__name__}.{name}({', '.join(map(repr, one))})"
+                if name.startswith(("time_", "peakmem_", "track_")) and re.search(pattern, whole):
+                    found.add(whole)
+    return found
+
+
+def test_what_numpy_takes_minutes_for_is_left_out_unless_asked_for() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    pattern = re.findall(r"^BENCH \?= (.*)$", makefile, re.MULTILINE)[0].replace("$$", "$")
+    left = selected(".") - selected(pattern)
+    assert {name.split("(")[0].rsplit(".", 1)[0] for name in left} == {"models.Model", "linear.LargeMatrix"}
+    assert all("numpy" in name for name in left)
+    assert len(left) == 4 + len(vars(linear.LargeMatrix)["params"][1])  # the model's four benchmarks under w4a8
+    assert {name.split("(")[0].rsplit(".", 1)[0] for name in selected(pattern)} == {
+        f"{module.__name__.split('.')[1]}.{suite.__name__}" for module, suite in classes()
+    }

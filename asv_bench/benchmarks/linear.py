@@ -1,15 +1,28 @@
-"""Linear layers by backend, precision, storage format and number of tokens."""
+"""Linear layers by backend, precision, storage format and number of tokens.
+
+asv calls `setup` before every sample, so what it needs is made once in a process and looked up from then on.
+"""
 
 from __future__ import annotations
 
-import os
+from functools import cache
 
 from benchmarks.cases import BACKENDS, Case, linear
-from benchmarks.operands import bandwidth, best
+from benchmarks.operands import WORKING_SET, bandwidth, best, cores, random_weight
 
 SHAPE = (1024, 1024)
+COLUMNS = 4096
 FORMATS_OF = {"reference": ("F32", "Q8_0"), "bf16": ("BF16",), "w8a8": ("Q8_0",), "w4a8": ("Q4_0", "Q4_1", "Q4_K")}
 KINDS = [f"{precision} {stored}" for precision, formats in FORMATS_OF.items() for stored in formats]
+
+
+@cache
+def made(backend: str, kind: str, tokens: int) -> Case:
+    """The layer, which has run once."""
+    precision, stored = kind.split()
+    case = linear(backend, precision, stored, (tokens, *SHAPE))
+    case.run()
+    return case
 
 
 class Linear:
@@ -17,12 +30,11 @@ class Linear:
 
     params = (list(BACKENDS), KINDS, [1, 64])
     param_names = ("backend", "precision and format", "tokens")
+    repeat, rounds, warmup_time = (3, 200, 0.3), 1, 0.1
 
     def setup(self, backend: str, kind: str, tokens: int) -> None:
-        """Make the operands, and run once."""
-        precision, stored = kind.split()
-        self.case: Case = linear(backend, precision, stored, (tokens, *SHAPE))
-        self.case.run()
+        """Look the layer up."""
+        self.case = made(backend, kind, tokens)
 
     def time_linear(self, *_: object) -> None:
         """Seconds of one layer."""
@@ -68,21 +80,22 @@ class Work:
 
 
 class LargeMatrix:
-    """A matrix that no cache holds times a vector, against a plain reading in the same process."""
+    """A matrix of 128 MiB, which no cache holds, times a vector, against a plain reading in the same process."""
 
     params = (list(BACKENDS), ["w8a8 Q8_0", "w4a8 Q4_0", "w4a8 Q4_1", "reference Q8_0", "reference F32"])
     param_names = ("backend", "precision and format")
     timeout = 600
 
     def setup(self, backend: str, kind: str) -> None:
-        """At least 36 MiB as it is stored; run once."""
+        """Make the operands, and run once."""
         precision, stored = kind.split()
-        self.case = linear(backend, precision, stored, (1, 16384, 4096))
+        rows = WORKING_SET // random_weight(stored, 1, COLUMNS).nbytes
+        self.case = linear(backend, precision, stored, (1, rows, COLUMNS))
         self.case.run()
 
     def track_roofline(self, *_: object) -> float:
-        """Share of the bytes a second that a plain reading has."""
-        return self.case.nbytes / best(self.case.run, 3) / bandwidth(os.cpu_count() or 1)
+        """Share of the bytes a second that a plain reading by as many threads has."""
+        return self.case.nbytes / best(self.case.run) / bandwidth(cores())
 
     track_roofline.unit = "of the bandwidth"
 

@@ -6,6 +6,7 @@ Everything is drawn by generators of fixed seeds, so that all backends and all c
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ SOME = 64
 """Rows of a matrix that are encoded; they are repeated below, as an encoder is slower than what is measured."""
 LARGE = 256 << 20
 """Bytes of an array that no cache holds."""
+WORKING_SET = 128 << 20
+"""Bytes of a matrix that no cache holds."""
 
 
 def random_weight(format: str, rows: int, columns: int) -> Weight:
@@ -41,6 +44,11 @@ def random_weight(format: str, rows: int, columns: int) -> Weight:
 def inputs(*shape: int) -> NDArray[np.float32]:
     """Normal numbers, float32."""
     return np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+
+
+def cores() -> int:
+    """How many this process may use: as many threads compute where no number is given."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reading(nbytes: int, threads: int) -> Callable[[], object]:
