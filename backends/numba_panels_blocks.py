@@ -59,7 +59,9 @@ def pack_blocks(weight: Weight) -> Panels | None:
 
         return pack_k(weight)
     if weight.format not in NBYTES:
-        return None
+        from lepton_ref.backends.numba_panels_integers import pack_integers
+
+        return pack_integers(weight)
     name = weight.format
     wide, minimum, fifth = name == "Q8_0", name.endswith("_1"), name.startswith("Q5")
     blocks = weight.shape[1] // BLOCK

@@ -1,8 +1,8 @@
 """Panels of integers of up to 8 bits with a scale and a zero point for each group of inputs, in order.
 
-Element = scale·(code − zero), codes from 0 on: of AutoGPTQ, AutoAWQ, compressed-tensors, and of `Affine`, whose signed
-codes are moved up. Codes of up to 4 bits lie as nibbles, others as bytes. A group must be whole blocks of 32 inputs
-that follow one another: with act-order there are no panels.
+Element = scale·(code − zero), codes from 0 on: of AutoGPTQ, AutoAWQ, compressed-tensors, and of `Affine` and MXINT8,
+whose signed codes are moved up. Codes of up to 4 bits lie as nibbles, others as bytes. A group must be whole blocks of
+32 inputs that follow one another: with act-order there are no panels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lepton_ref.storage.awq import AWQ, pick_awq
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.byte_codes import unpack
 from lepton_ref.storage.gptq import GPTQ
+from lepton_ref.storage.mx import ELEMENTS, MX
 from lepton_ref.storage.pack_quantized import PackQuantized
 from lepton_ref.storage.packed import columns
 from lepton_ref.storage.views import RowView
@@ -38,6 +39,8 @@ def pack_groups(weight: Weight) -> Panels | None:
         bits, read, groups = (4 if isinstance(base, AWQ) else base.bits), _packed(base), base.groups
     elif isinstance(base, Affine):
         bits, read, groups = base.bits, _affine(base), np.arange(base.shape[1]) // base.tile[1]
+    elif isinstance(base, MX) and base.elements == "MXINT8":
+        bits, read, groups = 8, _mxint8(base), np.arange(base.shape[1]) // base.tile[1]
     else:
         return None
     width = weight.shape[1]
@@ -87,5 +90,13 @@ def _affine(base: Affine) -> Read:
         if base.zeros is not None:
             zero += base.zeros[index // base.tile[0]]
         return code, zero + middle, scale.astype(np.float32)
+
+    return read
+
+
+def _mxint8(base: MX) -> Read:
+    def read(index: Index) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]:
+        scale = base.exponents.values(index) * ELEMENTS[base.elements][1]  # 2⁻¹³³ at least, which float32 has
+        return base.packed[index] ^ np.uint8(0x80), np.full(scale.shape, 128), scale.astype(np.float32)
 
     return read

@@ -22,6 +22,15 @@ _EIGHTH = np.arange(8, dtype=np.uint8)[:, np.newaxis]
 _PAIR = np.array([[0], [2], [4], [6]], dtype=np.uint8)
 
 
+def upper_pairs(high: Bytes) -> Bytes:
+    """`(16·G, b, 32)` bits 4 and 5 of codes `-> flat`: two vectors for every block."""
+    fours = high.reshape(*high.shape[:2], 2, 4, 4)
+    plane = fours[:, :, :, 0].copy()
+    for n in range(1, 4):
+        plane |= fours[:, :, :, n] << np.uint8(2 * n)
+    return interleaved(plane)
+
+
 def pack_k(weight: Weight) -> Panels:
     """A weight in one of these formats."""
     name, width = weight.format, weight.shape[1]
@@ -54,10 +63,11 @@ def _six(raw: Bytes) -> Parts:
     rows, count, _ = raw.shape
     low = nibbles(raw[:, :, :128].reshape(-1, 2, 64)).reshape(rows, PER * count, 32)
     high: NDArray[np.uint8] = (raw[:, :, 128:192].reshape(-1, 2, 1, 32) >> _PAIR) & np.uint8(3)
-    fours = high.reshape(rows, PER * count, 2, 4, 4)
-    plane = fours[:, :, :, 0].copy()
-    for n in range(1, 4):
-        plane |= fours[:, :, :, n] << np.uint8(2 * n)
     fine = np.ascontiguousarray(raw[:, :, 192:208]).reshape(rows, PER * count, 2)
     scales = np.ascontiguousarray(raw[:, :, 208:]).view(np.uint16)[:, :, 0]
-    return interleaved(paired(low)), halves(scales), by_panel(fine).reshape(-1), interleaved(plane)
+    return (
+        interleaved(paired(low)),
+        halves(scales),
+        by_panel(fine).reshape(-1),
+        upper_pairs(high.reshape(rows, PER * count, 32)),
+    )

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,13 @@ from lepton_ref.backends.numba_panels import ALIGNED, ROWS, Bytes, Panels, align
 from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, STEP, lengths_upward, transpose
 from lepton_ref.numerics.formats import decode_array
 from lepton_ref.storage.base import Weight
+from lepton_ref.storage.bits import nibbles
 from lepton_ref.storage.byte_codes import unpack
 from lepton_ref.storage.fp8 import FP8
 from lepton_ref.storage.mx import ELEMENTS, MX
-from lepton_ref.storage.nvfp4_two_level import NVFP4TwoLevel
+from lepton_ref.storage.mxfp4 import E2M1_TWICE
+from lepton_ref.storage.nvfp4 import half_scale
+from lepton_ref.storage.nvfp4_two_level import GROUP, NVFP4TwoLevel
 from lepton_ref.storage.views import RowView
 
 Index = NDArray[np.int64]
@@ -134,4 +138,16 @@ def _source(base: Weight) -> Source | None:
         factor = base.global_scale
         return Source(values, lambda i: unpack(base.packed[i], 4, width), lambda i: base.scales.values(i) * factor,
                       base.tile[1])  # fmt: skip
+    if base.format == "NVFP4":
+        return Source(np.array(E2M1_TWICE, dtype=np.float64), partial(_codes, base), partial(_scales, base), GROUP)
     return None
+
+
+def _codes(base: Weight, index: Index) -> Bytes:
+    raw = base.blocks(index)[:, :, 4:]
+    return nibbles(raw.reshape(*raw.shape[:2], 4, 8)).reshape(len(raw), -1)
+
+
+def _scales(base: Weight, index: Index) -> Reals:
+    each = np.array([half_scale(byte) for byte in range(256)])
+    return each[base.blocks(index)[:, :, :4]].reshape(len(index), -1)

@@ -22,7 +22,9 @@ from lepton_ref.backends.numba_panels import Panels
 from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, F32
 from lepton_ref.backends.numba_panels_real import pack_real
 from lepton_ref.backends.numba_panels_scaled import pack_scaled
+from lepton_ref.storage import FORMATS as BLOCKS
 from lepton_ref.storage.base import Weight
+from lepton_ref.storage.blocks import BlockQuantised
 from lepton_ref.storage.fp8 import FORMATS, FP8
 from lepton_ref.storage.mx import ELEMENTS, MX
 from lepton_ref.storage.nvfp4_two_level import NVFP4TwoLevel
@@ -90,7 +92,8 @@ def small() -> list[Weight]:
     made: list[Weight] = [mx(name, 21, 3, 1) for name in ELEMENTS if name != "MXINT8"]
     codes = any_codes(2, (21, 70), PLACELESS["E4M3FN"])
     turned = RowView(fp8("E4M3FN", codes, (4, 32)), np.arange(21)[::-1].copy())
-    return [*made, nvfp4(21, 3), turned]
+    raw = np.random.default_rng(4).integers(0, 0x7F, (21, 72), dtype=np.uint8)
+    return [*made, nvfp4(21, 3), turned, BlockQuantised(raw, format=BLOCKS["NVFP4"])]
 
 
 def test_every_format_on_every_instruction_set() -> None:

@@ -150,7 +150,7 @@ def test_what_has_no_kind() -> None:
     act = packed_cases.gptq(rng, bits=4, version=2, outputs=8, inputs=128, groups=2, order="act")
     odd = affine(0, bits=4, signed=True, zeros=False, tile=(1, 48), shape=(4, 96))
     fp8 = Encoded(Dense(np.ones((3, 32), np.float32), format="F32"), encoding="fp8")
-    for weight in (blocks("Q2_K", 4, 1), blocks("Q3_K", 4, 1), GPTQ(**act.parts), odd, fp8):
+    for weight in (blocks("Q2_K", 4, 1), blocks("NVFP4", 4, 1), GPTQ(**act.parts), odd, fp8):
         assert pack(weight) is None
 
 
