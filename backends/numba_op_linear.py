@@ -13,15 +13,20 @@ from lepton_ref.backends.numba_integer import integer_linear, quantise_rows, scr
 from lepton_ref.backends.numba_ops import Arena, Shares, counted, declining, form_of, singles
 from lepton_ref.backends.numba_panels import Panels, pack
 from lepton_ref.backends.numba_panels_dense import F32
-from lepton_ref.backends.numba_panels_real import pack_real
+from lepton_ref.backends.numba_panels_real import pack_real, pack_unrounded
 from lepton_ref.backends.numba_real import prepare_rows, real_linear
 from lepton_ref.backends.numba_real_call import prepared_sizes, scratch_size
 from lepton_ref.backends.numba_threads import Teams
+from lepton_ref.numerics.operands import activations
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.encoded import Encoded, Unrounded, WithMinima
 from lepton_ref.storage.kept import Joined, Kept
 
 INTEGERS = ("w8a8", "w4a8")
+"""Operands under which integers are multiplied."""
+
+KNOWN = ("stored", "fp8", *INTEGERS)
+"""Operands that kernels have: integers times integers, or float32 numbers, which scaled activations are as a rule."""
 
 
 class LinearKernel:
@@ -48,28 +53,37 @@ class LinearKernel:
 
     def _call(self, x: Any, w_oi: Any, b_o: Any = None, *, backend: Any, precision: Any) -> Any:
         form, inputs = form_of(precision), singles(x) if b_o is None else singles(x, b_o)
-        if form is None or inputs is None or precision.operands not in ("stored", *INTEGERS):
+        if form is None or inputs is None or precision.operands not in KNOWN:
             return NotImplemented
         if isinstance(w_oi, (Kept, Joined)) and w_oi.backend is not backend:
             return NotImplemented  # which the op refuses
         integer = precision.operands in INTEGERS
-        parts = [self.panels(part, integer=integer) for part in (w_oi.parts if isinstance(w_oi, Joined) else [w_oi])]
+        found = [self.panels(part, integer=integer) for part in (w_oi.parts if isinstance(w_oi, Joined) else [w_oi])]
+        parts = [panels for panels in found if panels is not None]
+        if len(parts) < len(found):
+            return NotImplemented
         outputs, width = w_oi.shape
-        arena = Arena([inputs[0], *inputs[1:]], x.size // width * outputs)
+        scaled = precision.operands == "fp8" or (integer and any(panels.kind >= F32 for panels in parts))
+        moved = _scaled(inputs[0], precision.operands, backend) if scaled else []
+        if moved is None:
+            return NotImplemented
+        arena = Arena([*inputs, *moved], x.size // width * outputs)
         bias = arena.starts[1] if b_o is not None else -1
         column = 0
         for panels in parts:
-            if panels is None or not self._multiply(panels, arena, outputs, column, bias, form, integer=integer):
+            whole = integer and panels.kind < F32
+            start = arena.starts[-1 if scaled and not whole else 0]
+            if not self._multiply(panels, arena, start, outputs, column, bias, form, integer=whole):
                 return NotImplemented
             column += panels.outputs
         return counted("linear", arena.output((*x.shape[:-1], outputs)))
 
     def _multiply(
-        self, panels: Panels, arena: Arena, outputs: int, column: int, bias: int, form: int, *, integer: bool
+        self, panels: Any, arena: Arena, x: int, outputs: int, column: int, bias: int, form: int, *, integer: bool
     ) -> bool:
-        """One part of a weight; whether nothing is left open."""
+        """One part of a weight times what lies at x; whether nothing is left open."""
         rows, width = arena.size // outputs, panels.width
-        F, x, y, isa, shares = arena.memory, arena.starts[0], arena.y + column, self.isa, Shares(self.teams)
+        F, y, isa, shares = arena.memory, arena.y + column, self.isa, Shares(self.teams)
         b, elements = bias if bias < 0 else bias + column, rows * width * panels.outputs // 16
         if integer:
             blocks, room = panels.blocks, scratch_bytes(width, rows)
@@ -105,12 +119,17 @@ def _pack(weight: Weight, *, integer: bool) -> Panels | None:
         weight = weight.base
     if len(weight.shape) != 2 or isinstance(weight, (Joined, WithMinima)):
         return None
-    if isinstance(weight, Encoded) and weight.encoding not in ("Q8_0", "Q4_0"):
-        return None
     if isinstance(weight, (Encoded, Unrounded)):
-        return pack(weight) if integer else None
-    panels = pack_real(weight)
-    return None if panels is None or (integer and panels.kind >= F32) else panels
+        panels = pack(weight) if integer else None
+        return pack_unrounded(weight) if panels is None else panels
+    return pack_real(weight)
+
+
+def _scaled(x: Any, operands: str, backend: Any) -> Any:
+    """What the op multiplies by instead of x; None where it is no float32 numbers."""
+    numbers = x.reshape(-1, x.shape[-1]).astype(np.float64)
+    with np.errstate(all="ignore"):  # what overflows float32, or is too small for it, is not equal to it
+        return singles(activations(numbers, operands, backend=backend))
 
 
 def storage_classes() -> list[type[Weight]]:

@@ -15,13 +15,14 @@ import numpy as np
 from lepton_ref.backends.numba_bytes import int_to_f64
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import Panels, pack
-from lepton_ref.backends.numba_panels_dense import pack_dense
+from lepton_ref.backends.numba_panels_dense import STEP, pack_dense
 from lepton_ref.backends.numba_panels_scaled import pack_scaled
 from lepton_ref.backends.numba_real_blocks import scales_of
 from lepton_ref.backends.numba_rounding import splat_i32, to_f32, to_f64
 from lepton_ref.backends.numba_vectors import bits_of
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.dense import FORMATS as DENSE_FORMATS
+from lepton_ref.storage.encoded import Encoded, Unrounded
 from lepton_ref.storage.kept import Kept
 
 LARGEST = (0, 0, 15, 0, 31, 15, 31, 0, 255, 15)
@@ -40,6 +41,19 @@ def pack_real(weight: Weight, /) -> Panels | None:
         if scaled is not None:
             return scaled
     return pack_dense(weight)
+
+
+def pack_unrounded(weight: Encoded | Unrounded, /) -> Panels | None:
+    """`(O, I) -> Panels` of what is multiplied unrounded, or encoded to fp8; None where an element is no float32."""
+    if isinstance(weight, Encoded) and weight.encoding != "fp8":
+        return None
+    step = max(1, STEP // weight.shape[1])
+    for first in range(0, weight.shape[0], step):
+        numbers = weight.operand(np.arange(first, min(first + step, weight.shape[0])))
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            if not np.array_equal(numbers.astype(np.float32), numbers, equal_nan=True):
+                return None
+    return pack_scaled(weight) if isinstance(weight, Encoded) else pack_real(weight.base)
 
 
 @njit(nogil=True, cache=True, _nrt=False)

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_panels import ALIGNED, ROWS, Bytes, Panels, aligned
 from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, STEP, lengths_upward, transpose
-from lepton_ref.numerics.formats import decode_array
+from lepton_ref.numerics.formats import decode_array, encode_array
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.bits import nibbles
 from lepton_ref.storage.byte_codes import unpack
+from lepton_ref.storage.encoded import Encoded
 from lepton_ref.storage.fp8 import FP8
 from lepton_ref.storage.mx import ELEMENTS, MX
 from lepton_ref.storage.mxfp4 import E2M1_TWICE
@@ -63,7 +64,7 @@ class Source:
 
 
 def pack_scaled(weight: Weight, /) -> Panels | None:
-    """`(O, I) -> Panels`.
+    """`(O, I) -> Panels`; of a dense weight encoded to fp8 as well.
 
     None for another storage class, for a code that has no place here, for a scale that is no float32 number once the
     power of two is in it, and for groups that are not whole fours of columns.
@@ -96,7 +97,7 @@ def pack_scaled(weight: Weight, /) -> Panels | None:
             return None
         transpose(code.astype(np.uint8), codes[first // ROWS :])
         transpose(single, scales[first // ROWS :])
-        lengths[first : first + len(index)] = lengths_upward(base.take(index))
+        lengths[first : first + len(index)] = lengths_upward(base.operand(index))
     at = np.array([0, ends[0], ends[1], ends[1], ends[1], shared, 0, 0], dtype=np.int64)
     return Panels(kind, outputs, width, data, at)
 
@@ -138,6 +139,10 @@ def _source(base: Weight) -> Source | None:
         factor = base.global_scale
         return Source(values, lambda i: unpack(base.packed[i], 4, width), lambda i: base.scales.values(i) * factor,
                       base.tile[1])  # fmt: skip
+    if isinstance(base, Encoded):
+        values = decode_array(np.arange(256), "e4m3fn")
+        return Source(values, lambda i: encode_array(base.scaled(i)[0], "e4m3fn"), lambda i: base.scaled(i)[1],
+                      base.shape[1])  # fmt: skip
     if base.format == "NVFP4":
         return Source(np.array(E2M1_TWICE, dtype=np.float64), partial(_codes, base), partial(_scales, base), GROUP)
     return None

@@ -15,22 +15,31 @@ from planted import mutated
 from strategies import Fill, any_numbers
 from test_numba_real import bits, same
 
-from lepton_ref.backends import numba_panels_scaled, numba_real_dense
+from lepton_ref import ops
+from lepton_ref.backends import numba_op_linear, numba_panels_scaled, numba_real_dense
+from lepton_ref.backends.numba_backend import NumbaBackend
 from lepton_ref.backends.numba_chunks import layout_of
 from lepton_ref.backends.numba_dot import Isa, available
 from lepton_ref.backends.numba_panels import Panels
 from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, F32
-from lepton_ref.backends.numba_panels_real import pack_real
+from lepton_ref.backends.numba_panels_real import pack_real, pack_unrounded
 from lepton_ref.backends.numba_panels_scaled import pack_scaled
+from lepton_ref.backends.numpy_backend import NumpyBackend
+from lepton_ref.conformance.observed import Observed
+from lepton_ref.numerics import PRECISIONS
 from lepton_ref.storage import FORMATS as BLOCKS
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockQuantised
+from lepton_ref.storage.dense import Dense
+from lepton_ref.storage.encoded import Encoded, as_operand
 from lepton_ref.storage.fp8 import FORMATS, FP8
+from lepton_ref.storage.kept import Kept, join
 from lepton_ref.storage.mx import ELEMENTS, MX
 from lepton_ref.storage.nvfp4_two_level import NVFP4TwoLevel
 from lepton_ref.storage.scales import Scales, tiles
 from lepton_ref.storage.views import RowView
 
+NUMPY = NumpyBackend()
 PLACELESS = {
     **{"E4M3FN": (0x7F, 0xFF), "E4M3FNUZ": (0x80,), "E5M2": ()},
     "E5M2FNUZ": (1, 3, 5, 7, 0x81, 0x83, 0x85, 0x87),
@@ -160,6 +169,70 @@ def test_what_has_no_panels_of_bytes() -> None:
         packed = pack_real(weight)
         assert packed is not None
         assert packed.kind == F32
+
+
+def mixed(outputs: int, width: int, fill: Fill, seed: int) -> list[Weight]:
+    """Weights that are multiplied as float32 numbers under precisions that scale activations, and one that is not."""
+    codes = any_codes(seed, (outputs, width), PLACELESS["E4M3FN"])
+    dense = Dense(fill((outputs, width)), format="F32")
+    return [dense, fp8("E4M3FN", codes, (4, 8), seed, "BF16"), fp8("E4M3FN", codes, (4, 8), seed)]
+
+
+def both(x: NDArray[np.float32], weight: Weight, bias: NDArray[np.float32] | None, precision: str) -> int:
+    """The op has the same bits on both backends; whether a kernel gave them."""
+    how, watched = PRECISIONS[precision], Observed(NumbaBackend())
+    operand = as_operand(weight, how.operands)
+    got, want = (np.asarray(ops.linear(x, operand, bias, backend=on, precision=how)) for on in (watched, NUMPY))
+    assert np.array_equal(bits(got), bits(want)), f"{precision}, {weight.format}"
+    return sum(use.ran for use in watched.uses.values())
+
+
+@settings(max_examples=25)
+@given(
+    st.integers(1, 5), st.integers(1, 40), st.integers(1, 70), any_numbers(), st.booleans(), st.integers(0, 2**32 - 1)
+)
+def test_scaled_activations(rows: int, outputs: int, width: int, fill: Fill, biased: bool, seed: int) -> None:
+    x, bias = fill((rows, width)), fill((outputs,)) if biased else None
+    for weight in mixed(outputs, width, fill, seed):
+        for precision in ("fp8", "w8a8", "w4a8"):
+            both(x, weight, bias, precision)
+
+
+def test_a_kernel_multiplies_scaled_activations() -> None:
+    """By numbers of 8 bits wherever float32 has what is multiplied; a scale of 24 bits times a code it has not."""
+    x, dense = kernel_cases.numbers(1, 2, 64), Dense(kernel_cases.numbers(2, 20, 64), format="F32")
+    codes = any_codes(3, (20, 64), PLACELESS["E4M3FN"])
+    encoded = pack_unrounded(Encoded(dense, encoding="fp8"))
+    assert encoded is not None
+    assert encoded.kind == E4M3
+    for scales, ran in (("BF16", 1), ("F32", 0)):
+        weight = fp8("E4M3FN", codes, (4, 8), 0, scales)
+        assert both(x, weight, None, "fp8") == 1
+        assert both(x, weight, None, "w8a8") == ran
+    for precision in ("fp8", "w8a8", "w4a8"):
+        assert both(x, dense, x[0, :20], precision) == 1
+
+
+def test_parts_of_a_joined_weight_multiply_each_by_what_is_theirs() -> None:
+    """Integers by integers, and numbers of 8 bits by the same as float32."""
+    x, found = kernel_cases.numbers(5, 3, 64), []
+    narrow = fp8("E4M3FN", any_codes(3, (20, 64), PLACELESS["E4M3FN"]), (20, 64), 0, "BF16")
+    operands = [as_operand(weight, "w8a8") for weight in (narrow, Dense(narrow.decode(), format="F32"))]
+    kernel = NumbaBackend().kernels["linear", Kept]
+    for call in (kernel, ops.linear):
+        room = np.empty(2 * 20 * 64)
+        halves = [room[: 20 * 64].reshape(20, 64), room[20 * 64 :].reshape(20, 64)]
+        joined = join([Kept(w, backend=NUMPY, room=half) for w, half in zip(operands, halves, strict=True)])
+        assert joined is not None
+        found.append(np.asarray(call(x, joined, backend=NUMPY, precision=PRECISIONS["w8a8"])))
+    assert np.array_equal(bits(found[0]), bits(found[1]))
+    assert not np.array_equal(found[0][:, :20], found[0][:, 20:])
+
+
+def test_activations_that_are_not_scaled_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba_op_linear, "activations", lambda x, *_, **__: x)
+    x, dense = kernel_cases.numbers(1, 2, 64), Dense(kernel_cases.numbers(2, 20, 64), format="F32")
+    kernel_cases.caught(lambda: both(x, dense, None, "fp8"))
 
 
 BUGS = (

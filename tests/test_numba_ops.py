@@ -125,7 +125,7 @@ def test_much_work_is_shared_among_threads() -> None:
     assert same("linear", numbers(4, 300, 130), Dense(numbers(5, 70, 130), format="F32")) == 1
 
 
-@pytest.mark.parametrize("precision", ["float64", "fast", "fp8", "ggml"])
+@pytest.mark.parametrize("precision", ["float64", "fast", "ggml"])
 def test_other_precisions_are_declined(precision: str) -> None:
     x, w = numbers(0, 2, 32), Dense(numbers(1, 3, 32), format="F32")
     watched = Observed(numba())
