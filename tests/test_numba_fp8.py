@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import kernel_cases
 import numpy as np
 import pytest
+from drawn_models import drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from planted import mutated
 from strategies import Fill, any_numbers
 from test_numba_real import bits, same
+from test_numba_store import Place
+from test_numba_store import same as same_panels
 
 from lepton_ref import ops
 from lepton_ref.backends import numba_op_linear, numba_panels_scaled, numba_real_dense
@@ -24,14 +29,17 @@ from lepton_ref.backends.numba_panels import Panels
 from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, F32
 from lepton_ref.backends.numba_panels_real import pack_real, pack_unrounded
 from lepton_ref.backends.numba_panels_scaled import pack_scaled
+from lepton_ref.backends.numba_store import stored_panels
 from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.conformance.observed import Observed
 from lepton_ref.numerics import PRECISIONS
+from lepton_ref.runtime.model import Model
 from lepton_ref.storage import FORMATS as BLOCKS
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockQuantised
 from lepton_ref.storage.dense import Dense
 from lepton_ref.storage.encoded import Encoded, as_operand
+from lepton_ref.storage.encoders.fp8 import FP8Scheme, encode_fp8
 from lepton_ref.storage.fp8 import FORMATS, FP8
 from lepton_ref.storage.kept import Kept, join
 from lepton_ref.storage.mx import ELEMENTS, MX
@@ -152,6 +160,37 @@ def test_a_panel_takes_a_byte_an_element() -> None:
     layout = layout_of(panels, 512)
     assert layout is not None
     assert (layout.nbytes, layout.at.tolist()) == (panels.data.size, panels.at.tolist())
+
+
+def test_a_file_keeps_panels_of_bytes(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    weights: dict[tuple[str, str], Weight] = {(weight.format, "stored"): weight for weight in small()}
+    for _ in range(2):
+        for wanted, panels in stored_panels(weights, lambda weight, _: pack_real(weight), place).items():
+            same_panels(panels, pack_scaled(weights[wanted]))
+    assert (place.made, place.opened) == (1, 1)
+
+
+def on(backend: Any, precision: str) -> Model:
+    """A model whose matrices are FP8."""
+    model = drawn("llama", PRECISIONS["reference"], seed=3, specials=0.0)
+    weights = dict(model.parts.weights)
+    for op in model.program.ops:
+        if op.kind == "linear":
+            dense = weights[op.weights["w"]]
+            weights[op.weights["w"]] = encode_fp8(dense.decode(), scheme=FP8Scheme(per=(16, 16)))
+    parts = dataclasses.replace(model.parts, weights=weights)
+    return Model(parts, backend=backend, precision=PRECISIONS[precision], threads=1)
+
+
+@pytest.mark.parametrize(("precision", "by"), [("reference", "kernel"), ("bf16", "kernel"), ("fp8", "op")])
+def test_whole_models(precision: str, by: str) -> None:
+    ids = np.array([[1, 2, 3], [4, 5, 6]])
+    models = [on(backend, precision) for backend in (NumbaBackend(), NUMPY)]
+    got, want = (model.forward(ids) for model in models)
+    assert np.array_equal(bits(got), bits(want))
+    rows = [row for row in models[0].coverage().rows if row[0] == "linear"]
+    assert {(row[1], row[3]) for row in rows} == {("FP8_E4M3FN", by)}
 
 
 def test_what_has_no_panels_of_bytes() -> None:
