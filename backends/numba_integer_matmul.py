@@ -1,4 +1,4 @@
-"""Many rows of activations times panels: two panels at a time are unpacked once, then tiles of four rows pass by.
+"""Many rows of activations times panels: two panels at a time are unpacked once, then tiles of rows pass by.
 
 Scratch, in bytes: what dots start from (int32 [rows][blocks][2]), d·Σq (float64 [rows][blocks]), the sums of one tile,
 and two panels as `numba_integer_unpack` has them, each in 768 bytes for a block.
@@ -22,24 +22,14 @@ from lepton_ref.backends.numba_bytes import (
     store_f64,
     store_i32,
 )
-from lepton_ref.backends.numba_integer_finish import EXACT, finish, reach_of
+from lepton_ref.backends.numba_integer_finish import finish, reach_of
 from lepton_ref.backends.numba_integer_repair import repair_open
-from lepton_ref.backends.numba_integer_tile import Tile, tile_sums
-from lepton_ref.backends.numba_integer_unpack import has_minimum, has_zero, unpack_codes, unpack_scales
+from lepton_ref.backends.numba_integer_sums import LOWEST
+from lepton_ref.backends.numba_integer_tiles import SUMS, tile_height, tiles
+from lepton_ref.backends.numba_integer_unpack import has_zero, unpack_codes, unpack_scales
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels import OFFSETS
 from lepton_ref.backends.numba_rounding import splat_i32
-
-ROWS = 4
-"""Rows of a tile."""
-
-FOUR_PLAIN, FOUR_ZERO, FOUR_MINIMUM, FOUR_HALVES = (
-    Tile(4, 2, "plain"), Tile(4, 2, "zero"), Tile(4, 2, "minimum"), Tile(4, 2, "halves"),
-)  # fmt: skip
-ONE_PLAIN, ONE_ZERO, ONE_MINIMUM, ONE_HALVES = (
-    Tile(1, 2, "plain"), Tile(1, 2, "zero"), Tile(1, 2, "minimum"), Tile(1, 2, "halves"),
-)  # fmt: skip
-SUMS = 128 * 2 * ROWS
 
 
 @njit(nogil=True, cache=True)
@@ -53,7 +43,8 @@ def scratch_bytes(width: Any, rows: Any) -> Any:
 def prepare(kind: Any, d: Any, sums: Any, rows: Any, blocks: Any, S: Any, starts: Any, weighted: Any) -> None:
     """What dots start from, and d·Σq."""
     factor = -np.int64(1 if has_zero(kind) else OFFSETS[kind])
-    many = splat_i32(np.int32(factor))
+    raised = np.int64(0 if has_zero(kind) else LOWEST)  # see `numba_integer_sums`
+    many, more = splat_i32(np.int32(factor)), splat_i32(np.int32(raised))
     N, D = address(sums), address(d)
     count = rows * blocks
     for i in range(0, count // 16 * 16, 16):
@@ -63,7 +54,7 @@ def prepare(kind: Any, d: Any, sums: Any, rows: Any, blocks: Any, S: Any, starts
             store_i32(S, starts + 8 * i, one * many)
             store_i32(S, starts + 8 * i + 64, two * many)
         else:
-            store_i32(S, starts + 4 * i, both * many)
+            store_i32(S, starts + 4 * i, both * many + more)
         store_f64(S, weighted + 8 * i, int_to_f64(both) * f64_at(D + 8 * i))
     for i in range(count // 16 * 16, count):
         both_ = np.int64(sums[2 * i]) + sums[2 * i + 1]
@@ -71,29 +62,8 @@ def prepare(kind: Any, d: Any, sums: Any, rows: Any, blocks: Any, S: Any, starts
             put_i32(S, starts + 8 * i, np.int32(factor * sums[2 * i]))
             put_i32(S, starts + 8 * i + 4, np.int32(factor * sums[2 * i + 1]))
         else:
-            put_i32(S, starts + 4 * i, np.int32(factor * both_))
+            put_i32(S, starts + 4 * i, np.int32(factor * both_ + raised))
         put_f64(S, weighted + 8 * i, d[i] * np.float64(both_))
-
-
-@njit(nogil=True)
-def tile(isa: Any, kind: Any, four: Any, places: Any) -> Any:
-    """The sums of four rows, or one, and two panels. places: the arguments of `tile_sums`."""
-    if kind == 7:
-        return tile_sums(isa, FOUR_HALVES, *places) if four else tile_sums(isa, ONE_HALVES, *places)
-    if has_minimum(kind):
-        return tile_sums(isa, FOUR_MINIMUM, *places) if four else tile_sums(isa, ONE_MINIMUM, *places)
-    if has_zero(kind):
-        return tile_sums(isa, FOUR_ZERO, *places) if four else tile_sums(isa, ONE_ZERO, *places)
-    return tile_sums(isa, FOUR_PLAIN, *places) if four else tile_sums(isa, ONE_PLAIN, *places)
-
-
-@njit(nogil=True)
-def longest(lengths: Any, row: Any, count: Any) -> Any:
-    """The largest length in grains of these rows."""
-    most = lengths[2 * row + 1]
-    for i in range(1, count):
-        most = max(most, lengths[2 * (row + i) + 1])
-    return most
 
 
 @njit(nogil=True)
@@ -106,7 +76,7 @@ def many_rows(
     blocks = (width + 31) // 32
     starts, weighted = 0, 8 * rows * blocks
     out = weighted + 8 * rows * blocks
-    unpacked = (out + SUMS + 63) // 64 * 64
+    unpacked = (address(S) + out + SUMS + 63) // 64 * 64 - address(S)  # no vector of codes lies in two cache lines
     stride, wide, step = 256 * blocks, 512 * blocks, 8 if kind == 7 else 4
     scales = unpacked + 2 * wide
     bytes_ = kind in (0, 8)
@@ -115,10 +85,11 @@ def many_rows(
     prepare(kind, d, sums, rows, blocks, S, starts, weighted)
     base, all_ = address(W) + w0, (outputs + 15) // 16
     size = 512 * blocks if bytes_ else 256 * blocks
-    tiles = (rows + ROWS - 1) // ROWS if rows >= ROWS else rows
-    each = (2 * size // 64 + tiles * blocks - 1) // (tiles * blocks)
+    count = tile_height(kind, rows)
+    times = (rows + count - 1) // count
+    eights = (2 * size // 512 + times - 1) // times
+    plain = form == 0 and bias0 < 0
     for panel in range(first_panel, last_panel, 2):
-        following = base + at[0] + size * (panel + 2)
         for part in range(1, 4):
             some = (at[part + 1] - at[part]) // all_
             for line in range(some * (panel + 2), some * (panel + 4), 64):
@@ -127,31 +98,25 @@ def many_rows(
         codes = w0 + at[0] + wide * panel if bytes_ else unpacked
         for j in range(both):
             here = scales + j * stride
-            unpack_scales(kind, W, w0, at, blocks, panel + j, S, here, here + 128 * blocks, here + 128 * blocks)
+            unpack_scales(kind, W, w0, at, blocks, panel + j, S, here, here + 128 * blocks, here + 128 * blocks, True)
             if not bytes_:
                 unpack_codes(kind, W, w0, at, blocks, panel + j, S, unpacked + j * wide)
         far = lengths_of + 128 * panel
         reach, second = reach_of(far), reach_of(far + 128) if both == 2 else np.inf
-        plain = form == 0 and bias0 < 0 and 16 * panel + 32 <= outputs
-        done, line = np.int64(0), following
+        exact = max(reach, second) if plain and 16 * panel + 32 <= outputs else np.inf
+        done, line = np.int64(0), base + at[0] + size * (panel + 2)  # of the next two panels, while these are used
+        end = line + 2 * size
         while done < rows:
-            few = each if line < following + 2 * size else 0
-            count = ROWS if rows >= ROWS else 1
-            row = min(done, rows - count)  # the last tile has rows of the one before it
             # a panel that is not there has the codes of the one before it
-            first = row * blocks
-            exact = plain and longest(lengths, row, count) * max(reach, second) < EXACT
             places = (
-                C, codes, wide if both == 2 else 0, scratch, stride, scales, scales + 128 * blocks, Q, 32 * first, D,
-                8 * first, blocks, starts + step * first, step, weighted + 8 * first, out,
-                ys + 4 * (y0 + row * ystride + 16 * panel) if exact else np.int64(0), 4 * ystride,
-                line, few,
+                C, codes, wide if both == 2 else 0, scratch, stride, scales, Q, D, blocks, starts, step, weighted,
+                address(lengths), exact, out, ys + 4 * (y0 + 16 * panel), 4 * ystride, line, end, eights,
             )  # fmt: skip
-            line += 64 * few * blocks  # of the next two panels, while these are used
-            if tile(isa, kind, count == ROWS, places) == 0:
-                done = row + count
-                continue
-            for i in range(0 if exact else done - row, count):  # what was stored is finished again
+            row, line = tiles(isa, kind, done, rows, places)
+            if row == rows:
+                break
+            done += (row - done + count - 1) // count * count  # the last tile has rows of the one before it
+            for i in range(done - row, count):
                 length, grains = lengths[2 * (row + i)], lengths[2 * (row + i) + 1]
                 for j in range(both):
                     column = 16 * (panel + j)

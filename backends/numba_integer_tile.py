@@ -5,110 +5,41 @@ int32 dots, then adds d·scale·dot to each sum, and what its mode asks for:
 
     plain      the dot starts at −offset·Σq
     zero       the dot starts at −zero·Σq, zero being of each weight row
-    minimum    the dot starts at 0, and minimum·(d·Σq) is added to the sum
+    minimum    the dot starts at 0, and minimum·(d·Σq) is added to the sum before it
     halves     the dots of either half start at −offset·Σq, are multiplied by factors, and added as integers
 
 C, S, Q and D are addresses, and places in them count bytes. Panels lie as `numba_integer_unpack` leaves them. Each term
 is exact and is added by one fused multiply-add, in the same order whatever the tile, so that a row's sums do not depend
 on its neighbours.
+
+How a dot becomes float64, and why sums are in an order of their own, is `numba_integer_sums`.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.imputils import lower_constant
-from numba.extending import intrinsic, models, register_model, typeof_impl
+from numba.extending import intrinsic
 
-from lepton_ref.backends.numba_bytes import prefetch_to_second
 from lepton_ref.backends.numba_dot import IsaType, dotted
-from lepton_ref.backends.numba_jit import njit
-from lepton_ref.backends.numba_types import F32X16, F64X16, I8X64, I32, I32X16, I64, declared, splatted
-
-
-class Tile:
-    """The shape and mode of a tile, as a value that kernels take."""
-
-    def __init__(self, rows: int, panels: int, mode: str) -> None:
-        self.rows, self.panels, self.mode = rows, panels, mode
-
-
-class TileType(types.Type):  # Numba has no type hints
-    """The type of one tile: all of it is in the type."""
-
-    def __init__(self, rows: int, panels: int, mode: str) -> None:
-        self.rows, self.panels, self.mode = rows, panels, mode
-        super().__init__(name=f"Tile({rows}, {panels}, {mode})")
-
-    @property
-    def sums(self) -> Any:
-        """The type of its sums."""
-        return types.UniTuple(F64X16, self.rows * self.panels)
-
-
-@register_model(TileType)
-class TileModel(models.OpaqueModel):
-    """Nothing at run time."""
-
-
-@typeof_impl.register(Tile)
-def _type_of_tile(value: Tile, context: Any) -> TileType:
-    return TileType(value.rows, value.panels, value.mode)
-
-
-@lower_constant(TileType)
-def _nothing(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-    return context.get_dummy_value()
+from lepton_ref.backends.numba_integer_sums import TileType, lowest, to_double
+from lepton_ref.backends.numba_types import F64X16, I8X64, I32, I32X16, I64, ask_for, declared, splatted
 
 
 @intrinsic
-def no_sums(typing: Any, tile: Any) -> Any:
-    """`(tile) -> sums`: zeros."""
+def ask_for_eight(typing: Any, place: Any) -> Any:
+    """`(address)`: the cache lines from there on."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        count = tile.rows * tile.panels
-        return cgutils.pack_array(builder, [ir.Constant(F64X16.llvm, None)] * count)
-
-    return tile.sums(tile), emit
-
-
-@intrinsic
-def store_sums(typing: Any, tile: Any, sums: Any, place: Any) -> Any:
-    """`(tile, sums, address)`: all of them, row by row."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        for i in range(tile.rows * tile.panels):
-            place = builder.inttoptr(builder.add(args[2], ir.Constant(I64, 128 * i)), F64X16.llvm.as_pointer())
-            builder.store(builder.extract_value(args[1], i), place).align = 1
+        for i in range(8):
+            at = builder.add(args[0], ir.Constant(I64, 64 * i))
+            ask_for(builder, builder.inttoptr(at, ir.IntType(8).as_pointer()), 2)
         return context.get_dummy_value()
 
-    return types.none(tile, sums, types.int64), emit
-
-
-@intrinsic
-def store_rounded(typing: Any, tile: Any, sums: Any, place: Any, step: Any) -> Any:
-    """`(tile, sums, address, step) -> int64`: rounded to float32 at the address, a row every `step` bytes.
-
-    What it gives is not 0 if one of the sums is.
-    """
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        nothing, zeros = ir.Constant(F64X16.llvm, None), []
-        for i in range(tile.rows * tile.panels):
-            row, panel = divmod(i, tile.panels)
-            ahead = builder.add(builder.mul(args[3], ir.Constant(I64, row)), ir.Constant(I64, 64 * panel))
-            value = builder.extract_value(args[1], i)
-            where = builder.inttoptr(builder.add(args[2], ahead), F32X16.llvm.as_pointer())
-            builder.store(builder.fptrunc(value, F32X16.llvm), where).align = 1
-            zeros.append(builder.bitcast(builder.fcmp_ordered("==", value, nothing), ir.IntType(16)))
-        return builder.zext(functools.reduce(builder.or_, zeros), I64)
-
-    return types.int64(tile, sums, types.int64, types.int64), emit
+    return types.none(types.int64), emit
 
 
 class _Reader:
@@ -165,32 +96,32 @@ class _Block:
     def sums(self) -> Any:
         """The tuple of sums."""
         builder, tile = self.builder, self.tile
+        out = [builder.extract_value(self.args[2], n) for n in range(tile.rows * tile.panels)]
+        if tile.mode == "minimum":  # first, while registers are free
+            self.add(out, self.extra, 6, self.weighted)
         dots = self.halves() if tile.mode == "halves" else self.dots(self.started(0), 0, 8)
-        double = ir.DoubleType()
+        self.add(out, self.scales, 12, self.d, dots)
+        return cgutils.pack_array(builder, out)
+
+    def add(self, out: list[Any], places: Any, number: int, index: Any, dots: list[Any] | None = None) -> None:
+        """Add to the sums numbers of panels in S times one of each row, and times dots."""
+        builder, tile = self.builder, self.tile
         fma = declared(builder, "llvm.fma.v16f64", F64X16.llvm, [F64X16.llvm] * 3)
-        scales = [self.read.at(6, self.scales, F64X16.llvm, more) for more in self.of_panel]
-        out = []
+        of_panels = [self.read.at(6, places, F64X16.llvm, more) for more in self.of_panel]
         for i in range(tile.rows):
-            factor = splatted(builder, self.read.at(12, self.d, double, self.of_row(i, 8)), 16)
+            factor = splatted(builder, self.read.at(number, index, ir.DoubleType(), self.of_row(i, 8)), 16)
             for j in range(tile.panels):
                 n = i * tile.panels + j
-                whole = builder.sitofp(dots[n], F64X16.llvm)
-                value = builder.extract_value(self.args[2], n)
-                out.append(builder.call(fma, [builder.fmul(scales[j], factor), whole, value]))
-        if tile.mode == "minimum":
-            minima = [self.read.at(6, self.extra, F64X16.llvm, more) for more in self.of_panel]
-            for i in range(tile.rows):
-                factor = splatted(builder, self.read.at(6, self.weighted, double, self.of_row(i, 8)), 16)
-                for j in range(tile.panels):
-                    n = i * tile.panels + j
-                    out[n] = builder.call(fma, [minima[j], factor, out[n]])
-        return cgutils.pack_array(builder, out)
+                one, other = of_panels[j], factor
+                if dots is not None:
+                    one, other = builder.fmul(one, factor), to_double(builder, dots[n])
+                out[n] = builder.call(fma, [one, other, out[n]])
 
     def started(self, half: int) -> list[Any]:
         """What the dots start from."""
         builder, tile = self.builder, self.tile
         if tile.mode == "minimum":
-            return [ir.Constant(I32X16.llvm, None)] * (tile.rows * tile.panels)
+            return [lowest()] * (tile.rows * tile.panels)
         step = 8 if tile.mode == "halves" else 4
         rows = [
             self.read.at(6, self.starts, I32, builder.add(self.of_row(i, step), ir.Constant(I64, 4 * half)))
@@ -200,7 +131,7 @@ class _Block:
         if tile.mode != "zero":
             return [one for one in whole for _ in range(tile.panels)]
         zeros = [self.read.at(6, self.extra, I32X16.llvm, more) for more in self.of_panel]
-        return [builder.mul(one, zero) for one in whole for zero in zeros]
+        return [builder.add(builder.mul(one, zero), lowest()) for one in whole for zero in zeros]
 
     def dots(self, sums: list[Any], first: int, last: int) -> list[Any]:
         """The dots of vectors [first, last) of a block: straight code, or a loop where a dot is many instructions."""
@@ -243,28 +174,4 @@ class _Block:
                 for more in self.of_panel
             ]
             both.append([builder.mul(dot, factors[n % tile.panels]) for n, dot in enumerate(dots)])
-        return [builder.add(one, other) for one, other in zip(*both, strict=True)]
-
-
-@njit(nogil=True)
-def tile_sums(
-    isa: Any, tile: Any, C: Any, codes: Any, width: Any, S: Any, stride: Any, scales: Any, extra: Any, Q: Any,
-    q: Any, D: Any, d: Any, blocks: Any, starts: Any, step: Any, weighted: Any, out: Any, y: Any, y_step: Any,
-    line: Any, lines: Any,
-) -> Any:  # fmt: skip
-    """All blocks of a tile, its sums into S at `out`; arguments as of `add_block`, for the first block.
-
-    Where y is an address, the sums are exact: they are also rounded to float32 there, a row every `y_step` bytes. What
-    is returned is 0 if nothing more is to be done. With each block `lines` cache lines are asked for, from `line` on.
-    """
-    sums = no_sums(tile)
-    for b in range(blocks):
-        for _ in range(lines):
-            prefetch_to_second(line)
-            line += 64
-        sums = add_block(
-            isa, tile, sums, C, codes + 512 * b, width, S, stride, scales + 128 * b, extra + 128 * b, Q, q + 32 * b, D,
-            d + 8 * b, blocks, starts + step * b, weighted + 8 * b,
-        )  # fmt: skip
-    store_sums(tile, sums, S + out)
-    return store_rounded(tile, sums, y, y_step) if y else np.int64(-1)
+        return [builder.add(builder.add(one, other), lowest()) for one, other in zip(*both, strict=True)]

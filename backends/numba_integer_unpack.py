@@ -5,7 +5,8 @@
     minima    float64 [b][16], of kinds that have one: element = scale·code + minimum
     fine      int32 [b][2][16], of Q6_K: either half's factor, beside the scale; of integers: the zero point
 
-All lie in an arena S of bytes, at the offsets that are given.
+All lie in an arena S of bytes, at the offsets that are given. For tiles, sixteen float64 lie in the order of a tile's
+sums, `numba_integer_sums.ORDER`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lepton_ref.backends.numba_bytes import (
     with_bits45,
 )  # fmt: skip
 from lepton_ref.backends.numba_dot import high_nibbles, low_nibbles, with_bit4
+from lepton_ref.backends.numba_integer_sums import in_order
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import splat_f64, to_f64
 
@@ -71,22 +73,29 @@ def unpack_codes(kind: Any, W: Any, w0: Any, at: Any, blocks: Any, panel: Any, S
 
 
 @njit(nogil=True)
+def ordered(value: Any, tiled: Any) -> Any:
+    """The value, or its sixteen in the order of tiles."""
+    return in_order(value) if tiled else value
+
+
+@njit(nogil=True)
 def unpack_scales(
-    kind: Any, W: Any, w0: Any, at: Any, blocks: Any, panel: Any, S: Any, scales: Any, minima: Any, fine: Any
-) -> None:
-    """The scales of one panel, and its minima or fine scales."""
+    kind: Any, W: Any, w0: Any, at: Any, blocks: Any, panel: Any, S: Any, scales: Any, minima: Any, fine: Any,
+    tiled: Any = False,
+) -> None:  # fmt: skip
+    """The scales of one panel, and its minima or fine scales. tiled: whether float64 lie in the order of tiles."""
     shared = at[5]
     groups = (blocks + shared - 1) // shared
     for b in range(blocks):
         group, small = panel * groups + b // shared, w0 + at[2] + 32 * (panel * blocks + b)
         if kind in (0, 1, 3, 7):
-            store_f64(S, scales + 128 * b, half_to_f64(load_halves(W, w0 + at[1] + 32 * group)))
+            store_f64(S, scales + 128 * b, ordered(half_to_f64(load_halves(W, w0 + at[1] + 32 * group)), tiled))
             if kind == 7:
                 store_i32(S, fine + 128 * b, signed_to_i32(load_bytes16(W, small)))
                 store_i32(S, fine + 128 * b + 64, signed_to_i32(load_bytes16(W, small + 16)))
             continue
         if kind >= 8:
-            store_f64(S, scales + 128 * b, to_f64(load_f32(W, w0 + at[1] + 128 * group)))
+            store_f64(S, scales + 128 * b, ordered(to_f64(load_f32(W, w0 + at[1] + 128 * group)), tiled))
             store_i32(S, fine + 128 * b, load_i32(W, w0 + at[1] + 128 * group + 64))
             continue
         scale = half_to_f64(load_halves(W, w0 + at[1] + 64 * group))
@@ -94,5 +103,5 @@ def unpack_scales(
         if kind >= 5:
             scale = scale * int_to_f64(unsigned_to_i32(load_bytes16(W, small)))
             minimum = (splat_f64(0.0) - minimum) * int_to_f64(unsigned_to_i32(load_bytes16(W, small + 16)))
-        store_f64(S, scales + 128 * b, scale)
-        store_f64(S, minima + 128 * b, minimum)
+        store_f64(S, scales + 128 * b, ordered(scale, tiled))
+        store_f64(S, minima + 128 * b, ordered(minimum, tiled))

@@ -22,6 +22,7 @@ from lepton_ref.backends import numba_integer_finish, numba_integer_repair, numb
 from lepton_ref.backends.numba_bytes import address, load_f64, store_f64
 from lepton_ref.backends.numba_dot import available, chosen
 from lepton_ref.backends.numba_integer import integer_linear, linear, quantise_rows, scratch_bytes
+from lepton_ref.backends.numba_integer_sums import BACK, ORDER
 from lepton_ref.backends.numba_panels import Panels, pack
 from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.numerics import get_precision
@@ -153,6 +154,35 @@ def test_rows_of_zeros_have_their_sign() -> None:
     for rows in (4, 6):
         x = np.where(np.arange(rows)[:, None] % 2, numbers(rows, rows, 32), np.float32(-0.0)).astype(np.float32)
         assert same(x, BlockQuantised(whole, format=FORMATS["Q8_0"])) == 0
+
+
+def test_rows_that_a_tile_leaves_are_finished_and_no_others() -> None:
+    """Of eleven rows one has sums that are 0: in the first tile, in the second, in the last, or in two of them."""
+    weight = blocks("Q8_0", 64, 1)
+    for zero in (0, 5, 7, 10):
+        x = numbers(zero, 11, 32)
+        x[zero] = -0.0
+        assert same(x, weight) == 0
+        got, _ = linear(x, packed(weight))
+        assert (np.flatnonzero((got == 0).all(axis=1)) == zero).all()
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "Q6_K"])
+def test_the_largest_dots(name: str) -> None:
+    """All codes at either end, all activations at either end: dots as far from 0 as a kind has them."""
+    weight = blocks(name, 32, 2)
+    fields = {place for field in FORMATS[name].fields if field.what == "fp16" for place in (field.at, field.at + 1)}
+    codes = [place for place in range(FORMATS[name].nbytes) if place not in fields]
+    raw = weight.raw.reshape(32, 2, -1)
+    raw[:16, :, codes], raw[16:, :, codes] = 0x7F, 0x80
+    raw[::2, :, codes] ^= 0xFF
+    x = np.full((4, weight.shape[1]), 3.0, np.float32) * np.array([[1], [-1], [1], [-1]], np.float32)
+    x[2:, ::2] *= -1
+    assert same(x, weight) == 0
+
+
+def test_the_order_of_sums_is_undone() -> None:
+    assert [ORDER[place] for place in BACK] == list(range(16))
 
 
 def test_ties_are_frequent_and_go_to_even() -> None:
