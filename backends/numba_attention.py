@@ -7,7 +7,8 @@ D = Σₖ |q|·maxₛ |key| over the unit's slots:
     a score errs by δ = γₙ·|scale|·D, n = K/8 + 3 or, in parts of 32, 32 + K/32, and one for the scale; the cap adds
         its tanh's 10 units and 3 to cap
     a weight errs by δ + (|d| + 1.75)·u, d its distance to the largest score, and Σ p·|d| ≤ ln S for weights of sum 1
-    the sums err by γ of 64 + S/64 (values, in parts of 64) and of S/16 + 5 (weights), an inverse and a product by 2u
+    the sums err by γ of 128 + S/64 (values, in parts of 64 or 128) and of S/16 + 5 (weights), an inverse and a product
+        by 2u; where N threads have parts of the slots, each times e^d once more, both by 1.75u, u and γ of N − 1 too
 
 so y by max |value|·(2δ + 2·(ln S + 1.75)·u + γ + γ + u)·(1 + 2⁻⁷) where δ < 2⁻¹⁰, and two units for the rounding test;
 weights below e^−708 are taken for that, which is lost beside S·2⁻¹⁰⁰⁰ of the largest value. Maxima are of float32's
@@ -23,6 +24,7 @@ import numpy as np
 
 from lepton_ref.backends.numba_attention_exact import U, round_row, settle_row
 from lepton_ref.backends.numba_attention_rows import (
+    FEW_VALUES_PART,
     QUERIES_PART,
     VALUES_PART,
     Unit,
@@ -63,8 +65,11 @@ def queries_at_once(tokens: int, heads: int, kv_heads: int, slots: int) -> int:
 
 
 def scratch_size(queries: int, heads: int, kv_heads: int, width: int, slots: int) -> int:
-    """How many float64 a thread needs for units of so many queries that see slots from a range of so many."""
-    return int(_unit(heads // kv_heads, queries, width, slots, 0)[-1])
+    """How many float64 a thread needs for units of so many queries that see slots from a range of so many.
+
+    Where units have one query it is twice that: `numba_attention_parts` has units of which threads compute parts.
+    """
+    return int(unit_at(heads // kv_heads, queries, width, slots, 0)[-1]) * (2 if queries == 1 else 1)
 
 
 @njit(nogil=True, cache=True)
@@ -74,8 +79,8 @@ def units(tokens: Any, batch: Any, kv_heads: Any, queries: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _unit(each: Any, queries: Any, width: Any, slots: Any, w: Any) -> Any:
-    """-> where the parts of a unit lie in scratch, the row of repairs, the copies and the end."""
+def unit_at(each: Any, queries: Any, width: Any, slots: Any, w: Any) -> Any:
+    """-> a unit whose parts lie in scratch from w on, the row of repairs, the copies and the end."""
     rows = each * queries
     padded, stride = (width + 15) // 16 * 16, (slots + 15) // 16 * 16 + 8
     room = (rows + 15) // 16 * 16
@@ -84,10 +89,15 @@ def _unit(each: Any, queries: Any, width: Any, slots: Any, w: Any) -> Any:
     keys = results + room * padded
     maxima = keys + 16 * padded
     places = maxima + padded
-    repair = places + stride
+    totals = places + stride
+    opens = totals + 2 * room
+    repair = opens + padded
     copies = repair + padded + 3 * stride + 256
     end = copies + (0 if width == padded else slots * padded)
-    unit = Unit(rows, each, width, padded, slots, stride, rows > MANY, w, scores, results, keys, 2 * maxima, places)
+    unit = Unit(
+        rows, each, width, padded, slots, stride, rows > MANY, w, scores, results, keys, 2 * maxima, places, totals,
+        totals + room, opens,
+    )  # fmt: skip
     return unit, repair, copies, end
 
 
@@ -132,8 +142,8 @@ def attention(
         if low >= high:
             _nothing(F, shape, head, begin, end)
             continue
-        unit, repair, copies, _ = _unit(each, end - begin, width, high - low, w)
-        _find_places(longs, unit.places, I, shape, b, head, low, unit.slots)
+        unit, repair, copies, _ = unit_at(each, end - begin, width, high - low, w)
+        find_places(longs, unit.places, I, shape, b, head, low, unit.slots)
         if width == unit.padded:
             _attend(F, keys, values, I, M, shape, head, begin, low, scale, cap, W, unit, repair, form, stuck)
             continue
@@ -157,7 +167,7 @@ def _nothing(F: Any, shape: Any, head: Any, begin: Any, end: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _find_places(longs: Any, places: Any, I: Any, shape: Any, b: Any, head: Any, low: Any, slots: Any) -> None:
+def find_places(longs: Any, places: Any, I: Any, shape: Any, b: Any, head: Any, low: Any, slots: Any) -> None:
     """The address of each slot's first number; the last stands for those that fill up sixteen."""
     table, block = shape[TABLE] + b * shape[TABLE_STRIDE], shape[BLOCK]
     number, inside = low // block, low % block
@@ -198,36 +208,57 @@ def _attend(
     W: Any, unit: Any, repair: Any, form: Any, stuck: Any,
 ) -> None:  # fmt: skip
     """One unit; slots count from `low`."""
+    weigh_slots(F, keys, values, I, M, shape, head, begin, low, scale, cap, W, unit)
+    round_rows(F, keys, values, I, M, shape, head, begin, low, scale, cap, W, unit, 1, repair, form, stuck)
+
+
+@njit(nogil=True, cache=True)
+def weigh_slots(
+    F: Any, keys: Any, values: Any, I: Any, M: Any, shape: Any, head: Any, begin: Any, low: Any, scale: Any, cap: Any,
+    W: Any, unit: Any,
+) -> None:  # fmt: skip
+    """Weights, their sums and weighed values of a unit's slots, which count from `low`."""
     longs, ints = W.view(np.int64), W.view(np.int32)
-    inside, totals = head * unit.each * unit.width, unit.keys  # turned keys are not needed when sums come
     ints[unit.maxima : unit.maxima + 2 * unit.padded] = np.int32(0)
-    queries_of(unit, F, shape[Q] + begin * shape[Q_STRIDE] + inside, shape[Q_STRIDE], W)
-    scores_of(unit, keys, W, longs, ints)
+    q = shape[Q] + begin * shape[Q_STRIDE] + head * unit.each * unit.width
+    queries_of(unit, F, q, shape[Q_STRIDE], W)
+    scores_of(unit, keys, values, W, longs, ints)
     for row in range(unit.rows):
         from_, to, mask = _seen(I, M, shape, begin + row // unit.each, low)
-        W[totals + row] = weights_of(unit, W, row, from_, to, mask, M, scale, cap)
-    for row in range(unit.rows, 4):
-        W[unit.scores + row * unit.stride : unit.scores + (row + 1) * unit.stride] = 0.0
-    weigh(unit, values, W, longs, ints)
-    distances, opens = 1.02 * math.log(unit.slots) * U, totals + (unit.rows + 15) // 16 * 16
+        W[unit.totals + row], W[unit.tops + row] = weights_of(
+            unit, W, row, max(from_, 0), min(to, unit.slots), mask, M, scale, cap
+        )
+    then = longs[unit.places] + (shape[STRIDE_HEAD] if head + 1 < shape[KV_HEADS] else 0)
+    weigh(unit, values, keys, then, W, longs, ints)
+
+
+@njit(nogil=True, cache=True)
+def round_rows(
+    F: Any, keys: Any, values: Any, I: Any, M: Any, shape: Any, head: Any, begin: Any, low: Any, scale: Any, cap: Any,
+    W: Any, unit: Any, parts: Any, repair: Any, form: Any, stuck: Any,
+) -> None:  # fmt: skip
+    """Divide a unit's weighed values, which are of so many parts, by the sums of weights, and round them."""
+    longs, ints, inside = W.view(np.int64), W.view(np.int32), head * unit.each * unit.width
+    distances = 1.02 * math.log(unit.slots) * U
     for row in range(unit.rows):
         t, column = begin + row // unit.each, inside + row % unit.each * unit.width
-        y, q, sums = shape[Y] + t * shape[Y_STRIDE] + column, shape[Q] + t * shape[Q_STRIDE] + column, W[totals + row]
+        y, q = shape[Y] + t * shape[Y_STRIDE] + column, shape[Q] + t * shape[Q_STRIDE] + column
+        sums = W[unit.totals + row]
         if sums < 0.0:
             F[y : y + unit.width] = np.float32(0.0)
             continue
         products = largest_products(unit, F, q, ints) * abs(scale)
-        relative = _relative(unit, products, cap, distances)
-        if round_row(F, y, unit, W, longs, ints, row, 1.0 / sums, relative, opens, form):
+        relative = _relative(unit, products, cap, distances, parts)
+        if round_row(F, y, unit, W, longs, ints, row, 1.0 / sums, relative, form):
             from_, to, mask = _seen(I, M, shape, t, low)
             settle_row(
-                F, y, q, unit, W, longs, ints, row, 1.0 / sums, relative, opens, form, keys, values, from_, to, mask, M,
-                scale, cap, products, distances, repair, stuck, t, column,
+                F, y, q, unit, W, longs, ints, row, 1.0 / sums, relative, form, keys, values, from_, to, mask, M, scale,
+                cap, products, distances, repair, stuck, t, column,
             )  # fmt: skip
 
 
 @njit(nogil=True, cache=True)
-def _relative(unit: Any, products: Any, cap: Any, distances: Any) -> Any:
+def _relative(unit: Any, products: Any, cap: Any, distances: Any, parts: Any) -> Any:
     """The bound of the page above, relative to the largest value; infinite where nothing is promised."""
     steps = min(unit.padded, QUERIES_PART) + unit.padded // QUERIES_PART + 1 if unit.many else unit.padded // 8 + 3
     delta = products * ((steps + 1) * U) * (1 + 2.0**-20) + 2.0**-1000
@@ -235,5 +266,7 @@ def _relative(unit: Any, products: Any, cap: Any, distances: Any) -> Any:
         delta += cap * ((TANH + 3.0) * U)
     if not delta < 2.0**-10:
         return np.inf
-    sums = min(unit.slots, VALUES_PART) + unit.slots // VALUES_PART + 1 + unit.slots // 16 + 6
+    sums = min(unit.slots, FEW_VALUES_PART) + unit.slots // VALUES_PART + 1 + unit.slots // 16 + 6
+    if parts > 1:
+        sums += 2.0 * (EXP + parts)
     return (2.0 * (delta + distances) + (2.0 * EXP + sums + 7.0) * U) * (1 + 2.0**-7)

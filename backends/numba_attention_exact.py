@@ -141,12 +141,11 @@ def zero_of(values: Any, longs: Any, unit: Any, column: Any, low: Any, high: Any
 
 @njit(nogil=True, cache=True)
 def round_row(
-    F: Any, y: Any, unit: Any, W: Any, longs: Any, ints: Any, row: Any, inverse: Any, relative: Any, opens: Any,
-    form: Any,
+    F: Any, y: Any, unit: Any, W: Any, longs: Any, ints: Any, row: Any, inverse: Any, relative: Any, form: Any
 ) -> Any:  # fmt: skip
     """Round a row's weighed values times `inverse` -> whether the largest values' bound leaves any open.
 
-    Which ones is told by bits at longs[opens …], for sixteen columns each.
+    Which ones is told by bits at longs[unit.opens …], for sixteen columns each.
     """
     lost = unit.slots * 2.0**-1000
     factor, least, by, any_ = splat_f64(relative + lost), splat_f64(lost), splat_f64(inverse), np.int64(0)
@@ -156,21 +155,21 @@ def round_row(
         near, open_ = rounded(value, fma(size, factor, least), form)
         store_columns(F, y + c, near, unit.width - c)
         open_ &= inside(unit.width - c)
-        longs[opens + c // 16] = open_
+        longs[unit.opens + c // 16] = open_
         any_ |= open_
     return any_ != 0
 
 
 @njit(nogil=True, cache=True)
 def settle_row(
-    F: Any, y: Any, q: Any, unit: Any, W: Any, longs: Any, ints: Any, row: Any, inverse: Any, relative: Any, opens: Any,
-    form: Any, keys: Any, values: Any, low: Any, high: Any, mask: Any, M: Any, scale: Any, cap: Any, products: Any,
+    F: Any, y: Any, q: Any, unit: Any, W: Any, longs: Any, ints: Any, row: Any, inverse: Any, relative: Any, form: Any,
+    keys: Any, values: Any, low: Any, high: Any, mask: Any, M: Any, scale: Any, cap: Any, products: Any,
     distances: Any, at: Any, stuck: Any, t: Any, column: Any,
 ) -> None:  # fmt: skip
     """What `round_row` left open: by a closer bound, from the sizes of values as they are weighed, then exactly."""
     lost, ready, pair = splat_f64(unit.slots * 2.0**-1000), False, (0.0, 0.0)
     for c in range(0, unit.padded, 16):
-        open_ = longs[opens + c // 16]
+        open_ = longs[unit.opens + c // 16]
         if open_ == 0:
             continue
         size = to_f64(as_f32(load_ints(ints, unit.maxima + unit.padded + c)))

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lepton_ref.backends.numba_attention_tiles import maxima, packed, scores, turned, weighed
+from lepton_ref.backends.numba_attention_few import added, scores
+from lepton_ref.backends.numba_attention_tiles import maxima, packed, turned, weighed
 from lepton_ref.backends.numba_functions import exp, tanh
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_rounding import as_f32, splat_f64, to_f64
@@ -20,6 +21,7 @@ from lepton_ref.backends.numba_vectors import (
     I32X16,
     absolute,
     fma,
+    lane,
     largest,
     loader,
     select,
@@ -32,21 +34,23 @@ load_floats, load_ints = loader(F32X16), loader(I32X16)
 
 QUERIES_PART = 32
 """Numbers of a head whose products with turned keys are summed before they join the rest."""
-VALUES_PART = 64
-"""Slots whose weighed values are summed before they join the rest."""
+VALUES_PART, FEW_VALUES_PART = 64, 128
+"""Slots whose weighed values are summed before they join the rest: for many rows, and for few."""
 KEYS_BLOCK = 64
 """Slots of which the largest numbers are found just before their products, while they are near."""
 
 maxima_4, maxima_1 = maxima(4), maxima(1)
 scores_1, scores_2, scores_3, scores_4 = scores(1), scores(2), scores(3), scores(4)
-packed_8 = packed(8)
-weighed_8, weighed_4_1, weighed_4 = weighed(8, 1), weighed(4, 1, raise_maxima=True), weighed(4, 2, raise_maxima=True)
-weighed_3, weighed_2 = weighed(3, 2, raise_maxima=True), weighed(2, 2, raise_maxima=True)
-weighed_1 = weighed(1, 4, raise_maxima=True)
+added_1, added_2, added_3, added_4 = added(1), added(2), added(3), added(4)
+packed_8, weighed_8 = packed(8), weighed(8)
 
 
 class Unit(NamedTuple):
-    """Sizes of a unit, and offsets of its parts in W (`maxima` in ints, `places` in longs)."""
+    """Sizes of a unit, and offsets of its parts in W (`maxima` in ints; `places` and `opens` in longs).
+
+    Maxima are the keys', then the values'. Of each row: the sum of its weights, and the score (`tops`) from which
+    distances are taken.
+    """
 
     rows: int
     each: int
@@ -61,6 +65,9 @@ class Unit(NamedTuple):
     keys: int
     maxima: int
     places: int
+    totals: int
+    tops: int
+    opens: int
 
 
 @njit(nogil=True, cache=True)
@@ -103,30 +110,30 @@ def queries_of(unit: Any, F: Any, q: Any, q_stride: Any, W: Any) -> None:
 
 
 @njit(nogil=True, cache=True)
-def scores_of(unit: Any, keys: Any, W: Any, longs: Any, ints: Any) -> None:
-    """Products of all rows with all slots, unscaled, and the keys' maxima."""
+def scores_of(unit: Any, keys: Any, values: Any, W: Any, longs: Any, ints: Any) -> None:
+    """Products of all rows with all slots, unscaled, and the keys' maxima; the first values are asked for."""
+    if not unit.many:
+        _few_scores(unit, keys, values, W, longs, ints)
+        return
     for start in range(0, unit.slots, KEYS_BLOCK):
         count = min(KEYS_BLOCK, unit.slots - start)
-        if unit.many:
-            largest_of(unit, keys, longs, ints, unit.maxima, start, count)
-            for s in range(start, start + count, 16):
-                _turned_scores(unit, keys, W, longs, s)
-        else:
-            for s in range(start, start + count, 4):
-                _few_scores(unit, keys, W, longs, ints, s)
+        largest_of(unit, keys, longs, ints, unit.maxima, start, count)
+        for s in range(start, start + count, 16):
+            _turned_scores(unit, keys, W, longs, s)
 
 
 @njit(nogil=True, cache=True)
-def _few_scores(unit: Any, keys: Any, W: Any, longs: Any, ints: Any, s: Any) -> None:
-    q, width, place, y = unit.queries, unit.padded, unit.places + s, unit.scores + s
+def _few_scores(unit: Any, keys: Any, values: Any, W: Any, longs: Any, ints: Any) -> None:
+    q, by, place, y, n, m = unit.queries, unit.padded, unit.places, unit.scores, unit.slots, unit.maxima
+    then = longs[place]
     if unit.rows == 1:
-        scores_1(W, q, width, keys, longs, place, width, W, y, unit.stride, ints, unit.maxima)
+        scores_1(W, q, by, keys, longs, place, n, n, by, W, y, unit.stride, ints, m, values, then)
     elif unit.rows == 2:
-        scores_2(W, q, width, keys, longs, place, width, W, y, unit.stride, ints, unit.maxima)
+        scores_2(W, q, by, keys, longs, place, n, n, by, W, y, unit.stride, ints, m, values, then)
     elif unit.rows == 3:
-        scores_3(W, q, width, keys, longs, place, width, W, y, unit.stride, ints, unit.maxima)
+        scores_3(W, q, by, keys, longs, place, n, n, by, W, y, unit.stride, ints, m, values, then)
     else:
-        scores_4(W, q, width, keys, longs, place, width, W, y, unit.stride, ints, unit.maxima)
+        scores_4(W, q, by, keys, longs, place, n, n, by, W, y, unit.stride, ints, m, values, then)
 
 
 @njit(nogil=True, cache=True)
@@ -142,9 +149,10 @@ def _turned_scores(unit: Any, keys: Any, W: Any, longs: Any, s: Any) -> None:
 
 @njit(nogil=True, cache=True)
 def weights_of(unit: Any, W: Any, row: Any, low: Any, high: Any, mask: Any, M: Any, scale: Any, cap: Any) -> Any:
-    """A row's weights in place of its scores, and their sum; −1 where it sees nothing, NaN where scores are no numbers.
+    """A row's weights in place of its scores -> their sum, and the number from which distances were taken.
 
-    The largest score times the scale, rounded, is the number that distances are taken from, in one rounding each.
+    That is the largest score times the scale, rounded; each distance from it is rounded once. The sum is −1 where the
+    row sees nothing, NaN where scores are no numbers.
 
     Slots [low, high) are seen, less those where M[mask + slot] is 0, where mask is not negative.
     """
@@ -183,50 +191,54 @@ def weights_of(unit: Any, W: Any, row: Any, low: Any, high: Any, mask: Any, M: A
     if most == -np.inf:
         for s in range(low, high):
             if mask < 0 or M[mask + s] != 0:
-                return np.nan
-        return -1.0
-    sums, shift = none, none - splat_f64(most) * factor
+                return np.nan, most
+        return -1.0, most
+    from_ = splat_f64(most) * factor
+    sums, shift = none, none - from_
     for s in range(begin, stop, 16):
         z = load(W, at + s)
         p = select(z > minus, exp(fma(z, factor, shift)), none)
         store(W, at + s, p)
         sums = sums + p
-    return total(sums)
+    return total(sums), lane(from_, 0)
 
 
 @njit(nogil=True, cache=True)
-def weigh(unit: Any, values: Any, W: Any, longs: Any, ints: Any) -> None:
-    """Weights times values for all rows, and the values' maxima."""
+def weigh(unit: Any, values: Any, keys: Any, then: Any, W: Any, longs: Any, ints: Any) -> None:
+    """Weights times values for all rows, and the values' maxima; keys[then …], which come next, are asked for."""
+    if not unit.many:
+        _few_weighed(unit, values, keys, then, W, longs, ints)
+        return
     for s in range(0, unit.slots, VALUES_PART):
         count, fresh = min(VALUES_PART, unit.slots - s), 1 if s == 0 else 0
-        m = unit.maxima + unit.padded
-        if unit.many:
-            largest_of(unit, values, longs, ints, m, s, count)
-        place, p, c = unit.places + s, unit.scores + s, 0
-        while c < unit.padded:
-            y, by, wide = unit.results + c, unit.padded, unit.padded - c
-            if unit.many:
-                for i in range(0, unit.rows, 8):
-                    to = y + i * unit.padded
-                    weighed_8(
-                        W, p + i * unit.stride, unit.stride, values, c, longs, place, count, W, to, by, fresh, ints, m
-                    )
-                c += 16
-            elif unit.rows == 1 and wide >= 64:
-                weighed_1(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
-                c += 64
-            elif unit.rows == 1 or wide < 32:
-                weighed_4_1(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
-                c += 16
-            elif unit.rows == 2:
-                weighed_2(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
-                c += 32
-            elif unit.rows == 3:
-                weighed_3(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
-                c += 32
-            else:
-                weighed_4(W, p, unit.stride, values, c, longs, place, count, W, y, by, fresh, ints, m + c)
-                c += 32
+        place, p, by = unit.places + s, unit.scores + s, unit.padded
+        largest_of(unit, values, longs, ints, unit.maxima + unit.padded, s, count)
+        for c in range(0, unit.padded, 16):
+            for i in range(0, unit.rows, 8):
+                y = unit.results + c + i * by
+                weighed_8(W, p + i * unit.stride, unit.stride, values, c, longs, place, count, W, y, by, fresh)
+
+
+@njit(nogil=True, cache=True)
+def _few_weighed(unit: Any, values: Any, keys: Any, then: Any, W: Any, longs: Any, ints: Any) -> None:
+    by, row, m = unit.padded, unit.stride, unit.maxima + unit.padded
+    size, part = unit.rows * by, unit.results + unit.rows * by
+    for s in range(0, unit.slots, FEW_VALUES_PART):
+        y = unit.results if s == 0 else part
+        W[y : y + size] = 0.0
+        place, p, left = unit.places + s, unit.scores + s, unit.slots - s
+        count = min(FEW_VALUES_PART, left)
+        if unit.rows == 1:
+            added_1(W, p, row, values, longs, place, count, left, by, W, y, by, ints, m, keys, then)
+        elif unit.rows == 2:
+            added_2(W, p, row, values, longs, place, count, left, by, W, y, by, ints, m, keys, then)
+        elif unit.rows == 3:
+            added_3(W, p, row, values, longs, place, count, left, by, W, y, by, ints, m, keys, then)
+        else:
+            added_4(W, p, row, values, longs, place, count, left, by, W, y, by, ints, m, keys, then)
+        if s > 0:
+            for c in range(0, size, 16):
+                store(W, unit.results + c, load(W, unit.results + c) + load(W, part + c))
 
 
 @njit(nogil=True, cache=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
+import drawn_models
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,9 +15,12 @@ from kernel_cases import BACKEND, PRECISIONS, Arena, Floats, caught, mutant, num
 from numpy.typing import NDArray
 
 from lepton_ref import ops
-from lepton_ref.backends import numba_attention, numba_attention_exact
+from lepton_ref.backends import numba_attention, numba_attention_exact, numba_attention_parts
 from lepton_ref.backends.numba_backend import NumbaBackend
+from lepton_ref.backends.numba_threads import Team
+from lepton_ref.models import FAMILIES
 from lepton_ref.numerics import get_precision
+from lepton_ref.runtime.model import Model
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +49,7 @@ class Case:
     seed: int = 0
     special: float = 0.0
     size: float = 1.0
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def drawn(case: Case) -> Given:
 
 
 def computed(case: Case, given_: Given, module: Any = numba_attention) -> tuple[Floats, NDArray[np.int64]]:
-    """The kernel's (B·T, H·K), unit by unit in two shares, and what it leaves open."""
+    """The kernel's (B·T, H·K), and what it leaves open: units in two shares, or slots in so many threads' pieces."""
     q, blocks = given_.q, -(-case.slots // case.block)
     table = np.random.default_rng(case.seed).permutation(case.batch * blocks).reshape(case.batch, blocks)
     pool = np.full((2, case.batch * blocks, case.kv_heads, case.block, case.width), np.nan, dtype=np.float32)
@@ -88,13 +94,25 @@ def computed(case: Case, given_: Given, module: Any = numba_attention) -> tuple[
     integers = np.concatenate([[0, 0], shape, table.ravel(), given_.seen.ravel()])
     mask = np.concatenate([np.zeros(5, dtype=bool), given_.mask.ravel()]).astype(np.uint8)
     room = numba_attention.scratch_size(case.queries, case.heads, case.kv_heads, case.width, case.slots)
-    scratch, stuck = np.full(room + 7, np.nan), stuck_list(rows * full)
+    scratch, stuck = np.full(room * case.threads + 7, np.nan), stuck_list(rows * full)
+    given_to = (arena.memory, pool[0].ravel(), pool[1].ravel(), integers, 2, mask, case.scale, case.cap)
+    if case.threads > 1:
+        parts = module if hasattr(module, "pieces") else numba_attention_parts
+        meeting, lists = threading.Barrier(case.threads), [stuck_list(rows * full) for _ in range(case.threads)]
+
+        def work(t: int, team: int) -> None:
+            arguments = (*given_to, scratch[7:], room, case.form, lists[t])
+            if parts.pieces(t, team, *arguments):
+                meeting.wait()
+                parts.join(t, team, *arguments)
+
+        Team(case.threads).run(work, give_up=meeting.abort)
+        found = np.concatenate([each[1 : 1 + each[0]] for each in lists])
+        stuck[0], stuck[1 : 1 + found.size] = found.size, found
+        return arena.part(1).reshape(rows, full), stuck
     units = int(numba_attention.units(case.tokens, case.batch, case.kv_heads, case.queries))
     for first, last in ((0, units // 2), (units // 2, units)):
-        module.attention(
-            arena.memory, pool[0].ravel(), pool[1].ravel(), integers, 2, mask, case.scale, case.cap, first, last,
-            scratch, 7, case.form, stuck,
-        )  # fmt: skip
+        module.attention(*given_to, first, last, scratch, 7, case.form, stuck)
     assert np.isnan(scratch[:7]).all()
     return arena.part(1).reshape(rows, full), stuck
 
@@ -152,6 +170,65 @@ def test_attention_with_scores_of_all_sizes(size: float) -> None:
 def test_rows_of_many_slots() -> None:
     check(Case(heads=9, kv_heads=3, slots=700, width=64, scale=0.125, seed=5), most=0)
     check(Case(tokens=20, heads=4, slots=300, width=128, queries=16, seed=6, window=200), most=0)
+
+
+in_parts = st.builds(
+    lambda group, **given_: Case(heads=given_["kv_heads"] * group, **given_),
+    group=st.sampled_from([1, 3, 5]), batch=st.integers(1, 2), kv_heads=st.integers(1, 3), threads=st.integers(2, 4),
+    slots=st.sampled_from([1, 40, 100, 190]), width=st.sampled_from([20, 64, 256]), block=st.sampled_from([16, 256]),
+    window=st.sampled_from([90, 1000]), holes=st.sampled_from([0.0, 0.0, 0.9]), form=st.integers(0, 2), seed=seeds,
+    cap=st.sampled_from([0.0, 0.0, 5.0]), special=st.sampled_from([0.0, 0.0, 0.001]),
+)  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(case=in_parts)
+def test_attention_in_parts(case: Case) -> None:
+    check(case, most=0 if not (case.cap or case.form or case.special) else None)
+
+
+@pytest.mark.parametrize(("kv_heads", "threads", "slots"), [(1, 2, 256), (3, 2, 256), (1, 4, 130), (2, 3, 256)])
+def test_cuts_are_even_and_at_the_ends_of_units_where_these_are_near(kv_heads: int, threads: int, slots: int) -> None:
+    shape = np.zeros(numba_attention.FIELDS, dtype=np.int64)
+    shape[[numba_attention.BATCH, numba_attention.KV_HEADS, numba_attention.WIDTH]] = 1, kv_heads, 64
+    integers = np.array([5, 5 + slots])
+    cuts = [numba_attention_parts.cut(t, threads, integers, shape) for t in range(threads + 1)]
+    each = -(-slots // 16)
+    along = [unit * each + before for unit, before in cuts]
+    assert (along[0], along[-1]) == (0, kv_heads * each)
+    assert all(before == 0 or 4 <= before <= each - 4 for _, before in cuts)
+    assert all(abs(place - kv_heads * each * t / threads) < 5 for t, place in enumerate(along))
+
+
+def test_what_parts_leave_open_is_settled() -> None:
+    """With first bounds a million times too large, all elements go the second way, and none further."""
+    text = "FIELDS,\n    HEADS,"
+    wide = mutant(numba_attention, "FIELDS = 19", "FIELDS = 19", EXP=1e7)
+    parts = mutant(numba_attention_parts, text, text, round_rows=wide.round_rows)
+    for threads, width in ((2, 64), (3, 256)):
+        check(Case(slots=200, width=width, threads=threads, form=threads - 2, seed=threads), parts, most=0)
+
+
+def test_a_planted_bug_of_parts_is_seen() -> None:
+    wrong = mutant(numba_attention_parts, "exp(splat_f64(W[own.tops + row] - top)) if", "splat_f64(1.0) if")
+    caught(lambda: check(Case(slots=200, width=64, threads=3), wrong))
+
+
+def test_a_model_whose_head_threads_share_answers_as_one_thread_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture, config, _, head = drawn_models.shape("llama_head_width")
+    wide = replace(config, num_key_value_heads=1, head_dim=64, rope=replace(config.rope, width=64))
+    wide = replace(wide, max_position_embeddings=256)
+    program = FAMILIES["llama"].program(wide, head)
+    monkeypatch.setattr(drawn_models, "shape", lambda name: (architecture, wide, program, head))
+    model = drawn_models.drawn("wide", PRECISIONS[0], seed=0, specials=0.0)
+    ids, answers = np.random.default_rng(0).integers(0, drawn_models.VOCABULARY, (1, 200)), []
+    for threads in (1, 2, 3):
+        fast = Model(model.parts, backend=NumbaBackend(), precision=PRECISIONS[0], threads=threads)
+        cache = fast.new_cache(batch=1)
+        fast.forward(ids, cache=cache)
+        answers.append(np.asarray(fast.forward(ids[:, :1], cache=cache)).view(np.uint32))
+    assert np.array_equal(answers[0], answers[1])
+    assert np.array_equal(answers[0], answers[2])
 
 
 def test_values_that_are_all_zeros_have_the_sign_that_all_of_them_have() -> None:
