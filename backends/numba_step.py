@@ -27,6 +27,7 @@ from lepton_ref.backends.numba_attention import (
 from lepton_ref.backends.numba_attention import KV_HEADS as KV_HEADS_OF
 from lepton_ref.backends.numba_attention import TABLE as TABLE_AT
 from lepton_ref.backends.numba_attention import WIDTH as WIDTH_OF
+from lepton_ref.backends.numba_attention_parts import join, pieces
 from lepton_ref.backends.numba_embed import embed
 from lepton_ref.backends.numba_integer import integer_linear, quantise_rows
 from lepton_ref.backends.numba_jit import njit
@@ -268,12 +269,18 @@ def step(
         elif kind == ATTENTION:
             layer = layers[record[WHICH]]
             shape = I[layer[SHAPE] : layer[SHAPE] + FIELDS]
-            work = units(shape[TOKENS], shape[BATCH], shape[KV_HEADS_OF], shape[QUERIES])
-            attention(
-                F, floats_at(layer[KEYS], layer[COUNT]), floats_at(layer[VALUES], layer[COUNT]), I, layer[SHAPE], M,
-                reals[number][SCALE], reals[number][CAP], work * t // team, work * (t + 1) // team, all_doubles[t], 0,
-                record[FORM], stuck,
-            )  # fmt: skip
+            keys, values = floats_at(layer[KEYS], layer[COUNT]), floats_at(layer[VALUES], layer[COUNT])
+            scale, cap, form, at = reals[number][SCALE], reals[number][CAP], record[FORM], layer[SHAPE]
+            if team > 1 and shape[TOKENS] == 1:
+                size, every = all_doubles.shape[1], doubles_at(all_doubles.ctypes.data, all_doubles.size)
+                if pieces(t, team, F, keys, values, I, at, M, scale, cap, every, size, form, stuck):
+                    if not barrier(meeting, team):
+                        return FAR
+                    join(t, team, F, keys, values, I, at, M, scale, cap, every, size, form, stuck)
+            else:
+                work = units(shape[TOKENS], shape[BATCH], shape[KV_HEADS_OF], shape[QUERIES])
+                first, last = work * t // team, work * (t + 1) // team
+                attention(F, keys, values, I, at, M, scale, cap, first, last, all_doubles[t], 0, form, stuck)
         else:
             linear(
                 t, team, isa, record, rows, mine, segments, ats, F, V, Q, D, N, L, P, G, all_bytes[t],
