@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_panels import ALIGNED, ROWS, Bytes, Panels, aligned
-from lepton_ref.backends.numba_panels_dense import BF16, E4M3, E5M2, F16, F32
+from lepton_ref.backends.numba_panels_dense import BF16, E4M3, E5M2, F16, F32, OVER, TIMES
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockQuantised
 from lepton_ref.storage.dense import Dense
@@ -30,7 +30,7 @@ PIECE = 1 << 20
 DENSE = {F32: 4, BF16: 2, F16: 2}
 """Kinds of dense panels → bytes of an element."""
 
-SCALED = (E4M3, E5M2)
+SCALED = (E4M3, E5M2, TIMES, OVER)
 """Kinds of panels of one byte an element, float32 scales, and rows' lengths alone."""
 
 Pack = Callable[[Weight], Panels | None]
@@ -94,7 +94,8 @@ def part_sizes(kind: int, width: int, shared: int) -> tuple[int, int, int, int]:
     if kind in DENSE:
         return int(ROWS) * width * DENSE[kind], 0, 0, 0
     if kind in SCALED:
-        return int(ROWS) * width, 4 * int(ROWS) * -(-width // max(1, shared)), 0, 0
+        vectors = -(-width // max(1, shared)) + (kind >= TIMES)
+        return int(ROWS) * width, 4 * int(ROWS) * vectors, 0, 0
     b = -(-width // 32)
     groups = -(-b // max(1, shared))
     known = {

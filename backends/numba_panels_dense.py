@@ -20,8 +20,8 @@ from lepton_ref.storage.base import Weight
 from lepton_ref.storage.dense import Dense
 from lepton_ref.storage.kept import Kept
 
-F32, BF16, F16, E4M3, E5M2 = 32, 33, 34, 35, 36
-"""Kinds of panels that float64 numbers are multiplied by; the last two are `numba_panels_scaled`'s."""
+F32, BF16, F16, E4M3, E5M2, TIMES, OVER = range(32, 39)
+"""Kinds of panels that float64 numbers are multiplied by; the last four are `numba_panels_scaled`'s."""
 
 KINDS = {"F32": F32, "BF16": BF16, "F16": F16}
 """Format of a dense weight → the kind of its panels."""

@@ -2,6 +2,7 @@
 
     data[at[0] + 16·(width·g + k) + r]       the code of row 16·g + r, column k
     data[at[1] + 64·(n·g + j) + 4·r]         float32, the scale of its columns at[5]·j … at[5]·(j + 1) − 1, n of these
+                                             one vector more of the kinds TIMES and OVER: a factor
     data[at[4] + 4·(16·g + r)]               the row's length, as in `lepton_ref.backends.numba_panels_dense`
 
 A code is the part of an fp16 number that is not always 0: of the kind E5M2 its upper byte, of the kind E4M3 its sign
@@ -10,7 +11,8 @@ power of two between them is in the scale. Sign, exponent and fraction stay what
 zeros, and the infinities and NaN of E5M2 are right by themselves; codes that are worth something else in their format,
 such as the NaN of E4M3FN, have no place here. Smaller formats, E2M1 among them, are numbers of E4M3.
 
-An element is code·scale, rounded once to float32: just what the formats' decoding gives, for any scale.
+An element is code·scale, rounded once to float32: just what the formats' decoding gives, for any scale. Of NVFP4 with
+two levels code·scale is a number of 6 bits, and what is rounded is that times the factor, or divided by it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_panels import ALIGNED, ROWS, Bytes, Panels, aligned
-from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, STEP, lengths_upward, transpose
+from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, OVER, STEP, TIMES, lengths_upward, transpose
 from lepton_ref.numerics.formats import decode_array, encode_array
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.bits import nibbles
@@ -55,12 +57,16 @@ class Source:
         codes: (N,) -> (N, I).
         scales: (N,) -> (N, G), float64.
         columns: that share a scale.
+        factor: what multiplies or divides code·scale; None for nothing.
+        divides: whether it divides.
     """
 
     values: Reals
     codes: Callable[[Index], Bytes]
     scales: Callable[[Index], Reals]
     columns: int
+    factor: float | None = None
+    divides: bool = False
 
 
 def pack_scaled(weight: Weight, /) -> Panels | None:
@@ -80,12 +86,16 @@ def pack_scaled(weight: Weight, /) -> Panels | None:
     if shared % 4 and shared < width:
         return None
     kind, unit, table = route(source.values)
-    panels, groups = -(-outputs // ROWS), -(-width // shared)
-    ends = np.cumsum([-(-panels * size // ALIGNED) * ALIGNED for size in (ROWS * width, 4 * ROWS * groups)])
+    panels, groups, vectors = -(-outputs // ROWS), -(-width // shared), -(-width // shared)
+    if source.factor is not None:
+        assert kind == E4M3, "E2M1 is the only format with a factor"
+        kind, vectors = OVER if source.divides else TIMES, groups + 1
+    ends = np.cumsum([-(-panels * size // ALIGNED) * ALIGNED for size in (ROWS * width, 4 * ROWS * vectors)])
     data = aligned(int(ends[1]) + 4 * ROWS * panels)
     data[...] = 0
     codes = data[: panels * ROWS * width].reshape(panels, width, ROWS)
-    scales = data[ends[0] : ends[1]].view(np.float32).reshape(panels, groups, ROWS)
+    scales = data[ends[0] : ends[1]].view(np.float32).reshape(panels, vectors, ROWS)
+    scales[:, groups:] = 1.0 if source.factor is None else source.factor
     lengths = data[ends[1] :].view(np.float32)
     step = max(1, STEP // (ROWS * width)) * ROWS
     for first in range(0, outputs, step):
@@ -96,7 +106,7 @@ def pack_scaled(weight: Weight, /) -> Panels | None:
         if (code < 0).any() or not np.array_equal(single.astype(np.float64), scale, equal_nan=True):
             return None
         transpose(code.astype(np.uint8), codes[first // ROWS :])
-        transpose(single, scales[first // ROWS :])
+        transpose(single, scales[first // ROWS :, :groups])
         lengths[first : first + len(index)] = lengths_upward(base.operand(index))
     at = np.array([0, ends[0], ends[1], ends[1], ends[1], shared, 0, 0], dtype=np.int64)
     return Panels(kind, outputs, width, data, at)
@@ -134,11 +144,10 @@ def _source(base: Weight) -> Source | None:
         values = decode_array(np.arange(1 << base.bits), number) * unit
         width = base.shape[1]
         return Source(values, lambda i: unpack(base.packed[i], base.bits, width), base.exponents.values, base.tile[1])
-    if isinstance(base, NVFP4TwoLevel) and base.convention == "multiply":
+    if isinstance(base, NVFP4TwoLevel):
         values, width = decode_array(np.arange(16), "e2m1"), base.shape[1]
-        factor = base.global_scale
-        return Source(values, lambda i: unpack(base.packed[i], 4, width), lambda i: base.scales.values(i) * factor,
-                      base.tile[1])  # fmt: skip
+        return Source(values, lambda i: unpack(base.packed[i], 4, width), base.scales.values, base.tile[1],
+                      base.global_scale, base.convention == "divide")  # fmt: skip
     if isinstance(base, Encoded):
         values = decode_array(np.arange(256), "e4m3fn")
         return Source(values, lambda i: encode_array(base.scaled(i)[0], "e4m3fn"), lambda i: base.scaled(i)[1],

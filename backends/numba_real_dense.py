@@ -13,9 +13,9 @@ from llvmlite import ir
 
 from lepton_ref.backends.numba_bytes import load_bytes16, load_f32
 from lepton_ref.backends.numba_jit import njit
-from lepton_ref.backends.numba_panels_dense import BF16, E4M3, F16, F32
+from lepton_ref.backends.numba_panels_dense import BF16, E5M2, F16, F32, OVER, TIMES
 from lepton_ref.backends.numba_real_kinds import bf16, bytes_of, f16, f32, prefetch, weights
-from lepton_ref.backends.numba_rounding import splat_f64, to_f64
+from lepton_ref.backends.numba_rounding import splat_f32, splat_f64, to_f64
 from lepton_ref.backends.numba_types import F32X16, F64X16, I8X16, I16X16
 from lepton_ref.backends.numba_vectors import converter, fma, shifted_left, splatter, storer
 
@@ -52,21 +52,34 @@ def _dot(stored: Any, W: Any, start: Any, X: Any, x: Any, width: Any) -> Any:
 @njit(nogil=True, cache=True, _nrt=False)
 def placed(kind: Any) -> Any:
     """How far a code is shifted into its fp16 number, and the bits that it has there."""
-    return (7, np.int16(~0x4000)) if kind == E4M3 else (8, np.int16(-1))
+    return (8, np.int16(-1)) if kind == E5M2 else (7, np.int16(~0x4000))
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def _rounded(W: Any, place: Any, shift: Any, mask: Any, scale: Any) -> Any:
+def factor_of(kind: Any, W: Any, scales: Any, width: Any, shared: Any) -> Any:
+    """The number that multiplies or divides all of a row; it lies behind its scales."""
+    if kind < TIMES:
+        return splat_f32(np.float32(1.0))
+    return load_f32(W, scales + 64 * ((width + shared - 1) // shared))
+
+
+@njit(nogil=True, cache=True, _nrt=False)
+def _rounded(kind: Any, W: Any, place: Any, scale: Any, factor: Any) -> Any:
     """Sixteen codes times their rows' scales, rounded to float32 as decoding does; as float64."""
-    half = shifted_left(widened(load_bytes16(W, place)), shift) & splat_i16(mask)
-    return to_f64(half_to_f32(half) * scale)
+    shift, mask = placed(kind)
+    value = half_to_f32(shifted_left(widened(load_bytes16(W, place)), shift) & splat_i16(mask)) * scale
+    if kind == TIMES:
+        value = value * factor
+    elif kind == OVER:
+        value = value / factor
+    return to_f64(value)
 
 
 @njit(nogil=True, cache=True, _nrt=False)
 def _scaled_dot(kind: Any, W: Any, codes: Any, scales: Any, shared: Any, X: Any, x: Any, width: Any) -> Any:
     """Groups of columns are whole fours but for the last, so that a chain is as long as in `_dot`."""
     a = b = c = d = splat_f64(-0.0)
-    shift, mask = placed(kind)
+    factor = factor_of(kind, W, scales, width, shared)
     for first in range(0, width, shared):
         scale = load_f32(W, scales + 64 * (first // shared))
         last = min(first + shared, width)
@@ -74,26 +87,26 @@ def _scaled_dot(kind: Any, W: Any, codes: Any, scales: Any, shared: Any, X: Any,
         for k in range(first, whole, 4):
             place = codes + 16 * k
             prefetch(W, place + AHEAD)
-            a = fma(_rounded(W, place, shift, mask, scale), splat_f64(X[x + k]), a)
-            b = fma(_rounded(W, place + 16, shift, mask, scale), splat_f64(X[x + k + 1]), b)
-            c = fma(_rounded(W, place + 32, shift, mask, scale), splat_f64(X[x + k + 2]), c)
-            d = fma(_rounded(W, place + 48, shift, mask, scale), splat_f64(X[x + k + 3]), d)
+            a = fma(_rounded(kind, W, place, scale, factor), splat_f64(X[x + k]), a)
+            b = fma(_rounded(kind, W, place + 16, scale, factor), splat_f64(X[x + k + 1]), b)
+            c = fma(_rounded(kind, W, place + 32, scale, factor), splat_f64(X[x + k + 2]), c)
+            d = fma(_rounded(kind, W, place + 48, scale, factor), splat_f64(X[x + k + 3]), d)
         for k in range(whole, last):
-            a = fma(_rounded(W, codes + 16 * k, shift, mask, scale), splat_f64(X[x + k]), a)
+            a = fma(_rounded(kind, W, codes + 16 * k, scale, factor), splat_f64(X[x + k]), a)
     return (a + b) + (c + d)
 
 
 @njit(nogil=True, cache=True, _nrt=False)
 def _scaled_unpack(
-    kind: Any, W: Any, codes: Any, scales: Any, shared: Any, first: Any, last: Any, S: Any, s: Any
+    kind: Any, W: Any, codes: Any, scales: Any, shared: Any, width: Any, first: Any, last: Any, S: Any, s: Any
 ) -> None:
-    shift, mask = placed(kind)
+    factor = factor_of(kind, W, scales, width, shared)
     start = first
     while start < last:
         scale = load_f32(W, scales + 64 * (start // shared))
         end = min(last, (start // shared + 1) * shared)
         for k in range(start, end):
-            store_f64(S, s + 32 * (k - first), _rounded(W, codes + 16 * k, shift, mask, scale))
+            store_f64(S, s + 32 * (k - first), _rounded(kind, W, codes + 16 * k, scale, factor))
         start = end
 
 
@@ -104,9 +117,10 @@ def column_bytes(kind: Any) -> Any:
 
 
 @njit(nogil=True, cache=True, _nrt=False)
-def scales_at(w0: Any, at: Any, panel: Any, width: Any) -> Any:
+def scales_at(kind: Any, w0: Any, at: Any, panel: Any, width: Any) -> Any:
     """Where the scales of a panel of scaled numbers begin."""
-    return w0 + at[1] + 64 * panel * ((width + at[5] - 1) // at[5])
+    groups = (width + at[5] - 1) // at[5]
+    return w0 + at[1] + 64 * panel * (groups + 1 if kind >= TIMES else groups)
 
 
 @njit(nogil=True, cache=True, _nrt=False)
@@ -119,7 +133,7 @@ def dense_dot(kind: Any, W: Any, w0: Any, at: Any, panel: Any, X: Any, x: Any, w
         return _dot(bf16(), W, codes, X, x, width)
     if kind == F16:
         return _dot(f16(), W, codes, X, x, width)
-    return _scaled_dot(kind, W, codes, scales_at(w0, at, panel, width), at[5], X, x, width)
+    return _scaled_dot(kind, W, codes, scales_at(kind, w0, at, panel, width), at[5], X, x, width)
 
 
 @njit(nogil=True, cache=True, _nrt=False)
@@ -141,4 +155,4 @@ def dense_unpack(
     elif kind == F16:
         _unpack(f16(), W, codes, first, last, S, s)
     else:
-        _scaled_unpack(kind, W, codes, scales_at(w0, at, panel, width), at[5], first, last, S, s)
+        _scaled_unpack(kind, W, codes, scales_at(kind, w0, at, panel, width), at[5], width, first, last, S, s)

@@ -23,10 +23,10 @@ from test_numba_store import same as same_panels
 from lepton_ref import ops
 from lepton_ref.backends import numba_op_linear, numba_panels_scaled, numba_real_dense
 from lepton_ref.backends.numba_backend import NumbaBackend
-from lepton_ref.backends.numba_chunks import layout_of
+from lepton_ref.backends.numba_chunks import SCALED, layout_of
 from lepton_ref.backends.numba_dot import Isa, available
 from lepton_ref.backends.numba_panels import Panels
-from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, F32
+from lepton_ref.backends.numba_panels_dense import E4M3, F32
 from lepton_ref.backends.numba_panels_real import pack_real, pack_unrounded
 from lepton_ref.backends.numba_panels_scaled import pack_scaled
 from lepton_ref.backends.numba_store import stored_panels
@@ -43,7 +43,7 @@ from lepton_ref.storage.encoders.fp8 import FP8Scheme, encode_fp8
 from lepton_ref.storage.fp8 import FORMATS, FP8
 from lepton_ref.storage.kept import Kept, join
 from lepton_ref.storage.mx import ELEMENTS, MX
-from lepton_ref.storage.nvfp4_two_level import NVFP4TwoLevel
+from lepton_ref.storage.nvfp4_two_level import CONVENTIONS, NVFP4TwoLevel
 from lepton_ref.storage.scales import Scales, tiles
 from lepton_ref.storage.views import RowView
 
@@ -77,10 +77,10 @@ def mx(format: str, outputs: int, blocks: int, seed: int) -> MX:
     return MX(packed, rng.integers(100, 140, (outputs, blocks), dtype=np.uint8), format=format)
 
 
-def nvfp4(outputs: int, seed: int, *, factor: float = 0.375, convention: str = "multiply") -> NVFP4TwoLevel:
+def nvfp4(outputs: int, seed: int, *, convention: str) -> NVFP4TwoLevel:
     rng = np.random.default_rng(seed)
     packed, scales = rng.integers(0, 256, (outputs, 20), dtype=np.uint8), rng.integers(0, 0x7F, (outputs, 3))
-    return NVFP4TwoLevel(packed, scales.astype(np.uint8), factor, convention=convention)
+    return NVFP4TwoLevel(packed, scales.astype(np.uint8), float(np.float32(rng.random())), convention=convention)
 
 
 TILES = ((128, 128), (1, 300), (300, 300), (3, 4), (7, 20))
@@ -110,14 +110,15 @@ def small() -> list[Weight]:
     codes = any_codes(2, (21, 70), PLACELESS["E4M3FN"])
     turned = RowView(fp8("E4M3FN", codes, (4, 32)), np.arange(21)[::-1].copy())
     raw = np.random.default_rng(4).integers(0, 0x7F, (21, 72), dtype=np.uint8)
-    return [*made, nvfp4(21, 3), turned, BlockQuantised(raw, format=BLOCKS["NVFP4"])]
+    both = [nvfp4(21, 3, convention=convention) for convention in CONVENTIONS]
+    return [*made, *both, turned, BlockQuantised(raw, format=BLOCKS["NVFP4"])]
 
 
 def test_every_format_on_every_instruction_set() -> None:
     for weight in small():
         panels = pack_real(weight)
         assert panels is not None
-        assert panels.kind in (E4M3, E5M2), weight.format
+        assert panels.kind in SCALED, weight.format
         for isa in available():
             for rows in (1, 4):
                 x = kernel_cases.numbers(rows, rows, weight.shape[1])
@@ -164,7 +165,7 @@ def test_a_panel_takes_a_byte_an_element() -> None:
 
 def test_a_file_keeps_panels_of_bytes(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    weights: dict[tuple[str, str], Weight] = {(weight.format, "stored"): weight for weight in small()}
+    weights: dict[tuple[str, str], Weight] = {(str(number), "stored"): weight for number, weight in enumerate(small())}
     for _ in range(2):
         for wanted, panels in stored_panels(weights, lambda weight, _: pack_real(weight), place).items():
             same_panels(panels, pack_scaled(weights[wanted]))
@@ -194,16 +195,11 @@ def test_whole_models(precision: str, by: str) -> None:
 
 
 def test_what_has_no_panels_of_bytes() -> None:
-    """Groups that are no fours, a scale that is no float32 with its power of two, or that is a quotient."""
+    """Groups that are no fours, and a scale that is no float32 with its power of two."""
     codes = any_codes(0, (5, 30), (0x7F, 0xFF))
     large = fp8("E4M3FN", codes, (5, 30))
     large.scales.array[...] = 3e38
-    for weight in (
-        fp8("E4M3FN", codes, (1, 6)),
-        large,
-        nvfp4(5, 0, factor=float(np.float32(0.1))),
-        nvfp4(5, 0, convention="divide"),
-    ):
+    for weight in (fp8("E4M3FN", codes, (1, 6)), large):
         assert pack_scaled(weight) is None
         packed = pack_real(weight)
         assert packed is not None
@@ -287,6 +283,9 @@ def test_planted_bugs_are_seen() -> None:
     for text, bug in BUGS:
         wrong = kernel_cases.mutant(numba_real_dense, text, bug)
         kernel_cases.caught(partial(check_unpacked, weight, pack_scaled(weight), wrong.dense_unpack))
+    divided = nvfp4(21, 3, convention="divide")
+    panels = mutated(numba_panels_scaled, "OVER if source.divides else TIMES", "TIMES").pack_scaled(divided)
+    kernel_cases.caught(partial(check_unpacked, divided, panels, numba_real_dense.dense_unpack))
     for text, bug in (("scales(index) * unit", "scales(index)"), ("i // base.tile[0]", "0 * i")):
         panels = mutated(numba_panels_scaled, text, bug).pack_scaled(weight)
         kernel_cases.caught(partial(check_unpacked, weight, panels, numba_real_dense.dense_unpack))
