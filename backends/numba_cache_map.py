@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -166,10 +167,12 @@ class Held:
             if found is None:
                 found = _ranges(run.seen(self.owner.firsts[view][0], layout.order, layout.valid), start)
             ranges, holes, span = found
-            integers[place : place + 2 * rows] = ranges
-            if rows == 1 and layout.new[0, 0] >= 0:
-                integers[place + 2] = layout.new[0, 0] + start
+            if rows == 1:
+                slot = int(layout.new[0, 0])
+                integers[place], integers[place + 1] = ranges
+                integers[place + 2] = slot + start if slot >= 0 else -1
             else:
+                integers[place : place + 2 * rows] = ranges
                 new = np.where(layout.new >= 0, layout.new + start, -1)
                 integers[place + 2 * rows : place + 3 * rows] = new.reshape(-1)
             mask, slots = -1 if holes is None else masked, start + layout.order.shape[1]
@@ -178,7 +181,7 @@ class Held:
                 masked += holes.size
             for (heads, groups, width), places in self.places[view].items():
                 queries = queries_at_once(tokens, heads, groups, span)
-                scratch = max(scratch, scratch_size(queries, heads, groups, width, span))
+                scratch = max(scratch, _scratch(queries, heads, groups, width, -(-span // AT_A_TIME) * AT_A_TIME))
                 values = queries, mask, -1 if holes is None else slots
                 if self.written.get(places[0]) != values:
                     at = np.array(places)
@@ -186,6 +189,11 @@ class Held:
                     self.written[places[0]] = values
         return integers, np.concatenate(masks) if masks else NO_MASK, self.layers, scratch
 
+
+AT_A_TIME = 64
+"""Slots by which scratch grows, so that it is not asked for anew with every token."""
+
+_scratch = lru_cache(maxsize=256)(scratch_size)
 
 NO_MASK = np.zeros(1, dtype=np.uint8)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_cache_map import AttentionMap
+from lepton_ref.backends.numba_crew import Control, Crew
 from lepton_ref.backends.numba_integer import scratch_bytes
 from lepton_ref.backends.numba_plan import (
     EMBED,
@@ -28,7 +29,7 @@ from lepton_ref.backends.numba_plan import (
 from lepton_ref.backends.numba_real_call import prepared_sizes, scratch_size
 from lepton_ref.backends.numba_repair import Repairs
 from lepton_ref.backends.numba_rope_tables import RopeTables
-from lepton_ref.backends.numba_step import FAR, step
+from lepton_ref.backends.numba_step import FAR
 from lepton_ref.backends.numba_threads import Team, Turn
 from lepton_ref.numerics import counts
 
@@ -56,7 +57,7 @@ class Runner:
     """
 
     def __init__(self, run: Any, program: Any, plan: Any, *, isa: Any, team: Team) -> None:
-        self.program, self.plan, self.isa, self.team = program, plan, isa, team
+        self.program, self.plan, self.team = program, plan, team
         self.records, self.reals = plan.records, plan.numbers
         self.computed = {op.name: op.name not in plan.outside for op in program.ops}
         self.vectors = self._vectors(run)
@@ -65,7 +66,8 @@ class Runner:
         self.vocabulary = min((plan.segments[number].panels.outputs for number in tables), default=FAR)
         self.attention = AttentionMap(program, plan, self.records)
         self.ropes = RopeTables(plan.ropes)
-        self.lock, self.compiled = Turn(), False
+        self.lock, self.crew, self.block = Turn(), Crew(team, isa), Control()
+        self.kinds: list[int] = self.records[:, KIND].tolist()
         self.rows = 0
         self.room = np.empty(0, dtype=np.float32)
         self.doubles, self.bytes = np.empty((team.size, 0)), np.empty((team.size, 0), np.uint8)
@@ -92,26 +94,19 @@ class Runner:
         if scratch > self.doubles.shape[1]:
             self.doubles = np.empty((self.team.size, scratch))
         ropes = self.ropes.of(run, self.records, self.reals)
-        meeting, stops, stuck = self.control
-        at, end = 0, len(self.records)
-        arguments = (
-            rows, picked, self.records, self.reals, self.segments, self.ats, self.room, self.vectors, ropes, layers,
-            integers, masks, *self.integer, *self.real, self.bytes, self.doubles, meeting, stops, stuck,
+        arrays = (
+            self.records, self.reals, self.segments, self.ats, self.room, self.vectors, ropes, layers, integers, masks,
+            *self.integer, *self.real, self.bytes, self.doubles, *self.control,
         )  # fmt: skip
-        if not self.compiled:
-            step(0, 1, self.isa, end, *arguments)  # nothing but to compile it, in one thread
-            self.compiled = True
+        block, at, end = self.block.set(rows, picked, arrays), 0, len(self.kinds)
         while at < end:
-            if self.records[at, KIND] == OUTSIDE:
+            if self.kinds[at] == OUTSIDE:
                 self._outside(run, at, rows, picked)
                 at += 1
                 continue
-            meeting[:] = 0
-            stuck[:, 0] = 0
-            stops[:] = FAR
-            at = self.team.run(step, self.isa, at, *arguments, give_up=self._give_up)
-            if stuck[:, 0].any():
-                with run.limit:
+            at = self.crew.run(at, block, self._give_up)
+            if at < end and self.kinds[at] != OUTSIDE:
+                with run.generic():
                     self._repair(run, at, rows, picked)
                 at += 1
         self._count(rows, picked)
@@ -192,7 +187,7 @@ class Runner:
                 return
         inputs = [self.value(name, rows, picked, run.batch.mask.shape).copy() for name in op.inputs]
         run.layer = int(self.records[at, WHICH])
-        with run.limit:
+        with run.generic():
             y[...] = run.compute(op, *inputs)
 
     def _repair(self, run: Any, at: int, rows: int, picked: int) -> None:

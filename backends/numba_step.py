@@ -206,7 +206,7 @@ def columns_of(t: Any, team: Any, record: Any, numbers: Any, rows: Any, F: Any, 
         stuck[1 + n] += c
 
 
-@njit(nogil=True, cache=True, _nrt=False)
+@njit(inline="always")
 def step(
     t: Any, team: Any, isa: Any, start: Any, rows: Any, picked: Any, records: Any, reals: Any, segments: Any, ats: Any,
     F: Any, V: Any, ropes: Any, layers: Any, I: Any, M: Any, Q: Any, D: Any, N: Any, L: Any, P: Any, G: Any,

@@ -14,16 +14,27 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_types import I64, pointer
 from lepton_ref.interface import thread_limit
+
+ASLEEP, WAITING, CALLED = range(3)
+"""What a thread's box says of it: see `lepton_ref.backends.numba_crew`."""
+
+LINE = 8
+"""Numbers of a box, which has a cache line of its own."""
 
 PATIENCE = 4000
 """Looks that a thread takes at a barrier before it gives its turn away: some 50 microseconds."""
@@ -60,6 +71,17 @@ def atomic_store(typing: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(array, types.int64, types.int64), emit
+
+
+@intrinsic
+def compare_and_swap(typing: Any, array: Any, index: Any, expected: Any, new: Any) -> Any:
+    """`(int64s, index, expected, new) -> bool`: whether the expected number stood there; then the new one does."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = pointer(context, builder, signature.args[0], args[0], args[1], I64)
+        return builder.extract_value(builder.cmpxchg(place, args[2], args[3], "seq_cst"), 1)
+
+    return types.boolean(array, types.int64, types.int64, types.int64), emit
 
 
 @intrinsic
@@ -133,6 +155,32 @@ class Team:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._tasks: list[queue.SimpleQueue[Callable[[], None] | None]] = []
+        self.boxes = np.zeros(LINE * size, dtype=np.int64)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within the block the threads are the caller's alone, and there are as many as there should be."""
+        if self._process != os.getpid():  # a fork left their records, not the threads, and perhaps a lock that is held
+            self._process, self._tasks, self._lock = os.getpid(), [], threading.Lock()
+            self.boxes[:] = ASLEEP
+        with self._lock:
+            self._start()
+            yield
+
+    def wake(self, work: Callable[..., Any], isa: Any, block: NDArray[np.int64], most: int) -> None:
+        """Let those threads work that were asleep when they were called; see `lepton_ref.backends.numba_crew`."""
+        for number, tasks in enumerate(self._tasks, start=1):
+            if self.boxes[LINE * number + 1]:
+                tasks.put(partial(work, number, self.size, isa, 0, block, self.boxes, most))
+                self.boxes[LINE * number + 1] = 0
+
+    def recall(self) -> None:
+        """No call stands any more when this ends: those not woken stay asleep, the others are waited for."""
+        for number in range(1, self.size):
+            if self.boxes[LINE * number + 1]:
+                self.boxes[LINE * number : LINE * number + 2] = ASLEEP
+            while self.boxes[LINE * number] == CALLED:
+                time.sleep(0)
 
     def run(self, function: Callable[..., Any], *arguments: Any, give_up: Callable[[], None] | None = None) -> Any:
         """Call `function(number, size, *arguments)` in every thread; return what number 0 gave, when all have ended.
@@ -147,10 +195,8 @@ class Team:
         """
         if self.size == 1:
             return function(0, 1, *arguments)
-        if self._process != os.getpid():  # a fork left their records, not the threads, and perhaps a lock that is held
-            self._process, self._tasks, self._lock = os.getpid(), [], threading.Lock()
-        with self._lock:
-            self._start()
+        with self.together():
+            self.boxes[::LINE][self.boxes[::LINE] == WAITING] = ASLEEP  # who waits for a step comes back to Python
             done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
             given = 0
             try:
@@ -231,7 +277,8 @@ class Teams:
         """The team of so many threads, or of as many as the backend was made with."""
         size = self.threads if threads is None else threads
         size = available_cores() if size is None else size
-        return self._by_size.setdefault(size, Team(size))
+        team = self._by_size.get(size)
+        return self._by_size.setdefault(size, Team(size)) if team is None else team
 
     def here(self) -> Team:
         """The team for an op that is called now: a run limits its ops, an op called on its own has no limit."""

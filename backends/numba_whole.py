@@ -35,7 +35,7 @@ class Whole:
         team = self.teams.of(run.threads)
         key = f"numba: {self.isa.name}, {team.size} threads, direct {direct}"
         if key not in run.memo:
-            with self.lock:  # two threads that come first at the same time pack the weights once
+            with run.generic(), self.lock:  # two threads that come first at the same time pack the weights once
                 if key not in run.memo and not self._planned(run, program, key, team, direct):
                     return NotImplemented
         runner: Runner = run.memo[key]

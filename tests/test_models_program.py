@@ -15,7 +15,8 @@ from strict_backend import StrictBackend
 import lepton_ref
 from lepton_ref import registry
 from lepton_ref.models import execute as execution
-from lepton_ref.models.execute import HANDLERS, Batch, Run, execute
+from lepton_ref.models.batch import Batch
+from lepton_ref.models.execute import HANDLERS, Run, execute
 from lepton_ref.models.program import KeyValueLayer, Op, Program, Value
 from lepton_ref.numerics import get_precision
 from lepton_ref.ops import Rope

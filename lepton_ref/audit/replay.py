@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from lepton_ref import ops
 from lepton_ref.interface import HostArray
-from lepton_ref.models.execute import HANDLERS, Batch, Run
+from lepton_ref.models.batch import Batch
+from lepton_ref.models.execute import HANDLERS, Run
 from lepton_ref.models.program import Op
 from lepton_ref.numerics import get_precision
 from lepton_ref.ops.base import silence

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from lepton_ref.conformance.case import Case
 from lepton_ref.conformance.numbers import held
 from lepton_ref.interface import Array, Backend, HostArray
-from lepton_ref.models.execute import Batch, Cache, Run, execute
+from lepton_ref.models.batch import Batch, Cache
+from lepton_ref.models.execute import Run, execute
 from lepton_ref.models.program import Program
 from lepton_ref.ops import Rope
 from lepton_ref.plain import forward as plain

@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lepton_ref import ops
 from lepton_ref.interface import Array, Backend
+from lepton_ref.models.batch import Batch, Cache
 from lepton_ref.models.program import Op, Program
 from lepton_ref.numerics import Precision
 from lepton_ref.ops.base import silence
 from lepton_ref.ops.checks import as_read
 from lepton_ref.storage import Weight
 from lepton_ref.storage.kept import join
-
-
-class Cache(Protocol):
-    """What an attention op asks of a cache. Tokens join after the run, so that one that fails changes nothing."""
-
-    def extend(
-        self, layer: int, k_btgk: Array, v_btgk: Array, /
-    ) -> tuple[Array, Array, NDArray[np.int64], NDArray[np.bool_]]:
-        """New keys and values → all of the layer's: (B, S, G, K) twice, each key's number and validity (B, S)."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a run is given.
-
-    Attributes:
-        integers: the inputs of embeddings by name, each (B, T).
-        mask: (B, T), False for padding.
-        order: (B, T), each token's number among the unmasked tokens of its sequence.
-        positions: (B, T), what RoPE turns by.
-        rope_lengths: (B), the length that length-dependent RoPE takes for each sequence.
-        last_only: whether only each sequence's last position is wanted.
-    """
-
-    integers: Mapping[str, NDArray[np.int64]]
-    mask: NDArray[np.bool_]
-    order: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    rope_lengths: NDArray[np.int64]
-    last_only: bool
 
 
 @dataclass(frozen=True)
@@ -112,7 +83,7 @@ class Run:
         masks: who sees whom, by causality, window and number of keys: layers of one window keep the same keys.
         memo: what a backend's kernel of whole programs keeps from one run to the next.
         threads: how many threads it may use; None leaves its own choice.
-        limit: the context in which BLAS keeps to as many, entered where the generic form computes.
+        limit: the context in which BLAS keeps to as many; see `generic`.
     """
 
     weights: Mapping[str, Weight]
@@ -147,12 +118,18 @@ class Run:
         o = op.options
         return ops.attention_mask(self.batch.order, order_bs, valid_bs, causal=o["causal"], window=o["window"])
 
+    @contextmanager
+    def generic(self) -> Iterator[None]:
+        """What Python computes: in silence, and BLAS within the run's limit."""
+        with silence(), self.limit:
+            yield
+
     def turns(self, rope: ops.Rope, positions_bt: NDArray[np.int64], lengths: NDArray[np.int64]) -> ops.RopeTables:
         """(B, T), (B) or (1) -> RoPE's tables for positions and lengths of a kernel's choice."""
-        return ops.rope_tables(positions_bt, rope, lengths=lengths, backend=self.backend)
+        with silence():
+            return ops.rope_tables(positions_bt, rope, lengths=lengths, backend=self.backend)
 
 
-@silence()
 def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] | None = None) -> Array:
     """-> the output of the program's last op. An intermediate is dropped after its last use.
 
@@ -166,7 +143,7 @@ def execute(run: Run, program: Program, *, watch: Callable[[str, Array], None] |
     whole = run.backend.kernels.get(("program", type(None))) if watch is None else None
     if whole is not None and (done := whole(run, program)) is not NotImplemented:
         return done
-    with run.limit:
+    with run.generic():
         return _op_by_op(run, program, watch)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.models.execute import Batch, Cache
+from lepton_ref.models.batch import Batch, Cache
 from lepton_ref.models.program import Program
 
 PLAIN = frozenset({"input_ids"})

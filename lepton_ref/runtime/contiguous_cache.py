@@ -65,14 +65,11 @@ class Group:
             packed = _kept_first(self._seen(order, valid, counts_b + valid_bt.sum(axis=1)))
         return Plan(self.start, self.stop, order, valid, packed)
 
-    def commit(self, plan: Plan, counts_b: NDArray[np.int64]) -> None:
-        """The new tokens join; `counts_b` counts them already."""
-        if plan.packed is None:
-            self.order, self.valid = plan.order, plan.valid
-            return
+    def commit(self, plan: Plan, packed: NDArray[np.int64], counts_b: NDArray[np.int64]) -> None:
+        """What is kept of a long chunk joins; `counts_b` counts it already."""
         seen = self._seen(plan.order, plan.valid, counts_b)
         self.start = plan.stop
-        self._take(plan.packed, plan.order, seen)
+        self._take(packed, plan.order, seen)
 
     def _seen(
         self, order: NDArray[np.int64], valid: NDArray[np.bool_], counts_b: NDArray[np.int64]
@@ -172,6 +169,7 @@ class ContiguousCache(KVCache):
         self._plans: dict[int | None, Plan] = {}
         self._table = np.arange(batch)[:, None]
         self._columns: dict[int | None, NDArray[np.int64]] = {}
+        self._layouts: dict[int, Layout | None] = {}
 
     @property
     def length(self) -> int:
@@ -202,7 +200,11 @@ class ContiguousCache(KVCache):
 
     def addresses(self, layer: int, /) -> Layout | None:
         """Where the layer's keys and values lie; None for small numbers, and for a chunk that is not kept whole."""
-        store = self._stores[layer]
+        if layer not in self._layouts:
+            self._layouts[layer] = self._layout(self._stores[layer])
+        return self._layouts[layer]
+
+    def _layout(self, store: LayerStore) -> Layout | None:
         plan = self._plans[store.spec.window]
         if len(store.buffers) != 2 or plan.packed is not None:
             return None
@@ -230,7 +232,7 @@ class ContiguousCache(KVCache):
     def _plan(self, order_bt: NDArray[np.int64], mask_bt: NDArray[np.bool_]) -> None:
         counts = self.counts
         self._plans = {window: group.plan(order_bt, mask_bt, counts) for window, group in self._groups.items()}
-        self._columns = {}
+        self._columns, self._layouts = {}, {}
 
     def _write(self, layer: int, parts: list[Array]) -> None:
         store = self._stores[layer]
@@ -240,8 +242,11 @@ class ContiguousCache(KVCache):
         assert self._new is not None, "a run joins"
         self._length += self._new.shape[1]
         for window, plan in self._plans.items():
-            self._groups[window].commit(plan, self.counts)
-        self._plans = {}
+            if plan.packed is None:
+                self._groups[window].order, self._groups[window].valid = plan.order, plan.valid
+            else:
+                self._groups[window].commit(plan, plan.packed, self.counts)
+        self._plans, self._layouts = {}, {}
 
     def _cut(self) -> None:
         dropped = {window: group.cut(self.counts) for window, group in self._groups.items()}

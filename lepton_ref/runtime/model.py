@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lepton_ref.interface import Array, Backend, HostArray
-from lepton_ref.models.execute import Batch, Join, Run, execute, joins
+from lepton_ref.models.batch import Batch
+from lepton_ref.models.execute import Join, Run, execute, joins
 from lepton_ref.models.inputs import make_batch
 from lepton_ref.models.program import Program
 from lepton_ref.numerics import Precision
