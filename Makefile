@@ -31,7 +31,7 @@ venv: python ## set up .venv with everything that development needs
 
 .PHONY: test
 test: lint ## lint, type-check and run the tests that take seconds
-	$(VENV_PYTHON) -m pytest -m "not slow"
+	$(VENV_PYTHON) -m pytest -m "not slow" -n auto --maxprocesses 4
 
 .PHONY: test-slow
 test-slow: python ## run the tests that take minutes, or need real models or transformers
