@@ -58,8 +58,7 @@ class Model:
         get_kv_format(kv_cache)
         self.kv_cache = kv_cache
         self.parts = parts
-        self.backend = backend
-        self.precision = precision
+        self.backend, self.precision = backend, precision
         self._limit = ThreadLimit(threads)
         self.threads = self._limit.threads
         self._memo: dict[str, Any] = {} if pack is None else {"pack": pack}
