@@ -9,7 +9,7 @@ are kept, its last block filled with zeros:
     d         float64 [blocks]           the scales
     sums      int32 [blocks][2]          Σq of either half of a block
     lengths   float64 [2]                at least ‖d·q‖; 0 for zeros, infinite where a scale is NaN. Then the same
-                                         divided by the largest power of two that divides all scales
+                                         divided by the largest power of two that divides all scales. Neither is NaN
 
 No square underflows, a scale being at least 2⁻¹⁴⁹, so a length is right unless it is 0 or infinite.
 """
@@ -94,7 +94,8 @@ def quantise_rows(
             squares = fma(splat_f64(scale * scale), each, squares)
         square = total(squares)
         length = np.sqrt(square) * UPWARD if square == square else np.inf
-        lengths[2 * row], lengths[2 * row + 1] = length, length / grain
+        lengths[2 * row] = length
+        lengths[2 * row + 1] = length / grain if length < np.inf else np.inf  # a maximum might drop a NaN
 
 
 @njit(nogil=True)

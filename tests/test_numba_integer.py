@@ -253,6 +253,29 @@ def test_a_full_list_of_the_stuck_counts_on() -> None:
     assert stuck.tolist() == [20, 0, 1, 2]
 
 
+def lengths_among_others(special: float, number: int, quantise: Any = quantise_rows) -> Any:
+    """The two lengths of each of five rows, of which one holds nothing else."""
+    x = numbers(0, 5, 32)
+    x[number] = special
+    lengths = np.zeros((5, 2))
+    q, d, sums = np.zeros(160, np.int8), np.zeros(5), np.zeros(10, np.int32)
+    quantise(np.append(x.ravel(), np.zeros(16, np.float32)), 0, 32, 0, 5, 32, q, d, sums, lengths.reshape(-1))
+    return lengths
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+def test_a_row_that_is_no_number_is_the_longest_wherever_it_stands(special: float) -> None:
+    for number in range(5):
+        lengths = lengths_among_others(special, number)
+        assert (lengths[number] == np.inf).all()
+        assert np.isfinite(np.delete(lengths, number, axis=0)).all()
+
+
+def test_a_length_that_is_nan_would_be_seen() -> None:
+    wrong = _uncached(numba_integer_rows, " if length < np.inf else np.inf", "")
+    assert np.isnan(lengths_among_others(np.nan, 2, wrong.quantise_rows)[2, 1])
+
+
 def test_bad_input() -> None:
     panels = packed(blocks("Q8_0", 4, 1))
     with pytest.raises(ValueError, match=r"x must be float32 of shape \(M, 32\), got float64 \(1, 32\)"):
