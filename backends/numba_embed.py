@@ -2,9 +2,9 @@
 
     F[y + row·width + k] = scale · w[id, k]
 
-A table's element is the float32 that it decodes to: in the kinds served here scale·code is one. Times the scale it is
-within 2⁻⁵³ of its size; the rounding test adds two roundings of its own, so 2⁻⁵¹ covers all. Nothing underflows, as the
-factor is neither tiny nor huge.
+A table's element is the float32 that it decodes to: in the kinds served here scale·code is one. Its product with the
+factor is float64's and what that loses, which nothing underflows as the factor is neither tiny nor huge; rounded to odd
+the pair rounds to every format of activations as the exact product does, so that nothing is left open.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import Any
 
 from lepton_ref.backends.numba_bytes import address, prefetch_at
+from lepton_ref.backends.numba_double import odd, two_product
 from lepton_ref.backends.numba_jit import njit
 from lepton_ref.backends.numba_panels_read import NO_MINIMUM, value_at
-from lepton_ref.backends.numba_rounding import splat_f64
-from lepton_ref.backends.numba_rows import load_columns, rounded, store_columns
-from lepton_ref.backends.numba_stuck import push
-from lepton_ref.backends.numba_vectors import absolute
+from lepton_ref.backends.numba_rounding import round_to, splat_f64
+from lepton_ref.backends.numba_rows import load_columns, store_columns
 
 SERVED = (*NO_MINIMUM, 7)
 """Kinds of panels whose scale·code is a float32: a product of 11 and 8, or of 11 and 13 bits."""
@@ -31,7 +30,7 @@ def usual(scale: float) -> bool:
 @njit(nogil=True)
 def embed(
     kind: Any, W: Any, at: Any, I: Any, ids: Any, width: Any, scale: Any, F: Any, y: Any, first: Any, last: Any,
-    form: Any, stuck: Any,
+    form: Any,
 ) -> None:  # fmt: skip
     """Rows [first, last), whose ids are I[ids + row], each of the table."""
     blocks = (width + 31) // 32
@@ -45,10 +44,5 @@ def embed(
             F[out + k] = value_at(kind, W, 0, at, blocks, index, k)
         for k in range(0, width, 16):
             count = min(width - k, 16)
-            product = load_columns(F, out + k, count) * splat_f64(scale)
-            bound = absolute(product) * splat_f64(0.0 if scale == 1.0 else 2.0**-51)
-            value, opened = rounded(product, bound, form)
-            store_columns(F, out + k, value, count)
-            for lane in range(count):
-                if opened >> lane & 1:
-                    push(stuck, row, k + lane)
+            product, lost = two_product(load_columns(F, out + k, count), splat_f64(scale))
+            store_columns(F, out + k, round_to(odd(product, lost), form), count)

@@ -102,8 +102,6 @@ class Repairs:
             found = self._by_token(op, tokens)
             b, t = rows // y.shape[1], np.searchsorted(tokens, rows % y.shape[1])
             flat[rows, columns] = found[b, t, columns]
-        elif op.kind == "embed":
-            flat[rows, columns] = np.asarray(self.run.compute(op)).reshape(flat.shape)[rows, columns]
         else:
             inputs = [self._value(name).reshape(-1, self._value(name).shape[-1])[unique][None] for name in op.inputs]
             flat[rows, columns] = self.run.compute(op, *inputs)[0][where, columns]

@@ -176,7 +176,7 @@ def row_by_row(
     elif kind == EMBED:
         table, at = segments[record[SEGMENT]], ats[record[SEGMENT]]
         held = bytes_at(table[ADDRESS], table[BYTES])
-        embed(table[SEGMENT_KIND], held, at, I, ids, width, numbers[SCALE], F, y, first, last, form, stuck)
+        embed(table[SEGMENT_KIND], held, at, I, ids, width, numbers[SCALE], F, y, first, last, form)
     elif kind == APPEND:
         append(F, record, rows, layers[record[WHICH]], I, first, last)
     elif kind == ADD:
