@@ -59,7 +59,7 @@ def test_what_is_not_finite_is_the_ops() -> None:
     ("text", "bug"),
     [
         ("index, out = I[ids + row]", "index, out = I[ids]"),
-        ("* splat_f64(scale)", "* splat_f64(1.0)"),
+        (", splat_f64(scale))", ", splat_f64(1.0))"),
         ("round_to(odd(product, lost), form)", "round_to(product, 0)"),
     ],
 )
