@@ -348,7 +348,8 @@ def test_midpoints_and_the_smallest_scales() -> None:
         ("return (quotient + COARSE) - COARSE", "return quotient"),
         ("some_at(place, left)", "some_at(place, left + 1)"),
         ("near > most, most, near", "near > most, near, near"),
-        ("splat_f64(0.5 - 2.0**-20)", "splat_f64(0.5)"),
+        ("np.float32(0.5 - 2.0**-16)", "np.float32(0.5)"),
+        (") - 2048", ") - 2047"),
     ],
 )
 def test_planted_bugs_of_activations_are_seen(text: str, bug: str) -> None:
