@@ -66,7 +66,7 @@ class Runner:
         self.vocabulary = min((plan.segments[number].panels.outputs for number in tables), default=FAR)
         self.attention = AttentionMap(program, plan, self.records)
         self.ropes = RopeTables(plan.ropes)
-        self.lock, self.crew, self.block = Turn(), Crew(team, isa), Control()
+        self.turn, self.crew, self.block = Turn(), Crew(team, isa), Control()
         self.kinds: list[int] = self.records[:, KIND].tolist()
         self.rows = 0
         self.room = np.empty(0, dtype=np.float32)
@@ -79,7 +79,7 @@ class Runner:
 
     def run(self, run: Any) -> NDArray[np.float32]:
         """The output of the program's last op. Of runs that are asked for at the same time one waits for the other."""
-        with self.lock:
+        with self.turn.lock():
             return self._run(run)
 
     def _run(self, run: Any) -> NDArray[np.float32]:

@@ -15,8 +15,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -129,18 +128,16 @@ def barrier(meeting: Any, team: Any) -> bool:
 
 
 class Turn:
-    """A lock that a child process after a fork has anew: there is nobody left who could give it back."""
+    """A lock that a child process after a fork has anew: nobody is left there who could give it back."""
 
     def __init__(self) -> None:
         self._process, self._lock = os.getpid(), threading.Lock()
 
-    def __enter__(self) -> None:
+    def lock(self) -> threading.Lock:
+        """The lock of this process."""
         if self._process != os.getpid():
             self._process, self._lock = os.getpid(), threading.Lock()
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        return self._lock
 
 
 class Team:
@@ -157,15 +154,15 @@ class Team:
         self._tasks: list[queue.SimpleQueue[Callable[[], None] | None]] = []
         self.boxes = np.zeros(LINE * size, dtype=np.int64)
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Within the block the threads are the caller's alone, and there are as many as there should be."""
+    def together(self) -> threading.Lock:
+        """A lock to hold while the threads are the caller's alone; after this there are as many as there should be."""
         if self._process != os.getpid():  # a fork left their records, not the threads, and perhaps a lock that is held
             self._process, self._tasks, self._lock = os.getpid(), [], threading.Lock()
             self.boxes[:] = ASLEEP
-        with self._lock:
-            self._start()
-            yield
+        if len(self._tasks) < self.size - 1:
+            with self._lock:
+                self._start()
+        return self._lock
 
     def wake(self, work: Callable[..., Any], isa: Any, block: NDArray[np.int64], most: int) -> None:
         """Let those threads work that were asleep when they were called; see `lepton_ref.backends.numba_crew`."""

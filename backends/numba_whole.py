@@ -25,21 +25,22 @@ class Whole:
 
     def __init__(self, isa: Isa, teams: Teams) -> None:
         self.isa, self.teams = isa, teams
-        self.lock = Turn()
+        self.turn = Turn()
 
     def __call__(self, run: Any, program: Any) -> Any:
         """The output of the program's last op; NotImplemented where no op of it has a kernel."""
-        if "numba: none" in run.memo:
+        memo, cache = run.memo, run.cache
+        if "numba: none" in memo:
             return NotImplemented
-        direct = run.cache is None or None not in [run.cache.addresses(layer) for layer in _firsts(run.memo, program)]
+        direct = cache is None or None not in [cache.addresses(layer) for layer in _firsts(memo, program)]
         team = self.teams.of(run.threads)
         key = f"numba: {self.isa.name}, {team.size} threads, direct {direct}"
-        if key not in run.memo:
-            with run.generic(), self.lock:  # two threads that come first at the same time pack the weights once
-                if key not in run.memo and not self._planned(run, program, key, team, direct):
+        if key not in memo:
+            with run.generic(), self.turn.lock():  # two threads that come first at the same time pack the weights once
+                if key not in memo and not self._planned(run, program, key, team, direct):
                     return NotImplemented
-        runner: Runner = run.memo[key]
-        run.memo["computed"] = runner.computed
+        runner: Runner = memo[key]
+        memo["computed"] = runner.computed
         return runner.run(run)
 
     def _planned(self, run: Any, program: Any, key: str, team: Team, direct: bool) -> bool:

@@ -66,10 +66,10 @@ def test_a_thread_that_raises_frees_the_others() -> None:
 def test_a_child_process_has_threads_and_locks_of_its_own() -> None:
     team, turn = Team(2), Turn()
     assert sums(team, take_turns, 10) == [10, 10]
-    with turn:
+    with turn.lock():
         child = os.fork()
         if child == 0:
-            with turn:  # held by the parent, for ever as the child sees it
+            with turn.lock():  # held by the parent, for ever as the child sees it
                 os._exit(0 if sums(team, take_turns, 10) == [10, 10] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

@@ -18,6 +18,13 @@ ALONE, ZERO = np.ones((1, 1), dtype=np.bool_), np.zeros((1, 1), dtype=np.int64)
 """The mask of one token, and its type. Nobody writes into them."""
 
 
+INPUTS = ("attention_mask", "position_ids", "token_type_ids", "cache", "last_only")
+"""The arguments of `forward` beside input_ids."""
+
+OTHER_INPUTS = ("decoder_input_ids", "encoder_hidden_states", "input_features", "inputs_embeds", "pixel_values")
+"""What models of other kinds read, by the names transformers gives them: refused, except where it is None."""
+
+
 class ContextOverflowError(ValueError):
     """More tokens than a cache, or a model's learned positions, have room for."""
 
@@ -46,6 +53,15 @@ def int64(name: str, array: NDArray[Any], /) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def refuse_others(architecture: str, others: Mapping[str, Any], /) -> None:
+    """Raise TypeError for an argument of an unknown name, ValueError for an input that other kinds of models read."""
+    for name, value in others.items():
+        if name not in OTHER_INPUTS:
+            raise TypeError(f"forward takes no argument {name!r}; it takes input_ids, {', '.join(INPUTS)}")
+        if value is not None:
+            raise ValueError(f"{architecture} takes no {name}; it reads input_ids")
+
+
 def ids_array(input_ids: Any, /) -> NDArray[np.int64]:
     """-> (B, T) from nested lists or an array; one flat sequence becomes a batch of one.
 
@@ -56,7 +72,7 @@ def ids_array(input_ids: Any, /) -> NDArray[np.int64]:
     ids = host_array("input_ids", input_ids)
     if ids.size == 0:
         raise ValueError(f"input_ids is empty (shape {ids.shape}); give at least one token")
-    if not np.issubdtype(ids.dtype, np.integer):
+    if ids.dtype.kind not in "iu":
         raise TypeError(f"input_ids must be integers of at most 64 bits, got {ids.dtype}; tokenise text first")
     if ids.ndim == 1:
         ids = ids[None, :]

@@ -12,7 +12,7 @@ import numpy as np
 from lepton_ref.interface import Array, Backend, HostArray
 from lepton_ref.models.batch import Batch
 from lepton_ref.models.execute import Join, Run, execute, joins
-from lepton_ref.models.inputs import make_batch
+from lepton_ref.models.inputs import make_batch, refuse_others
 from lepton_ref.models.program import Program
 from lepton_ref.numerics import Precision
 from lepton_ref.runtime import generate as generating
@@ -34,12 +34,6 @@ if TYPE_CHECKING:
 
     from lepton_ref.audit.trace import Trace
     from lepton_ref.text import Tokenizer
-
-INPUTS = ("attention_mask", "position_ids", "token_type_ids", "cache", "last_only")
-"""The arguments of `forward` beside input_ids."""
-
-OTHER_INPUTS = ("decoder_input_ids", "encoder_hidden_states", "input_features", "inputs_embeds", "pixel_values")
-"""What models of other kinds read, by the names transformers gives them: refused, except where it is None."""
 
 
 class Model:
@@ -150,14 +144,10 @@ class Model:
             TypeError: ids that are not integers, or an argument of an unknown name.
             ContextOverflowError: more tokens than the cache or the model's learned positions have room for.
         """
-        given = {
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "token_type_ids": token_type_ids,
-            "cache": cache,
-            "last_only": last_only,
-        }
-        return self._forward(input_ids, {**others, **given}, watch=None)
+        return self._forward(
+            input_ids, None, attention_mask=attention_mask, position_ids=position_ids, token_type_ids=token_type_ids,
+            cache=cache, last_only=last_only, **others,
+        )  # fmt: skip
 
     def run_with_trace(self, input_ids: Any, **inputs: Any) -> Trace:
         """`forward`, with every intermediate kept by its stable name.
@@ -176,49 +166,53 @@ class Model:
         def watch(name: str, value: Array) -> None:
             seen[name] = np.array(self.backend.to_numpy(value))
 
-        return Trace(seen, self._forward(input_ids, inputs, watch=watch))
+        return Trace(seen, self._forward(input_ids, watch, **inputs))
 
     def _forward(
-        self, input_ids: Any, inputs: dict[str, Any], *, watch: Callable[[str, Array], None] | None
+        self,
+        input_ids: Any,
+        watch: Callable[[str, Array], None] | None,
+        /,
+        *,
+        cache: KVCache | None = None,
+        last_only: bool = False,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        token_type_ids: Any = None,
+        **others: Any,
     ) -> HostArray:
-        cache: KVCache | None = inputs.get("cache")
-        positions = inputs.get("position_ids")
-        known = {name: inputs.pop(name, None) for name in ("attention_mask", "position_ids", "token_type_ids", "cache")}
-        last_only = bool(inputs.pop("last_only", False))
-        self._refuse(inputs)
+        if others:
+            refuse_others(self.parts.architecture, others)
         if input_ids is None:
             raise ValueError("input_ids is missing; give integers of shape (B, T)")
         if cache is not None:
             self._require_own(cache)
-        batch = make_batch(self.program, self.config, input_ids, last_only=last_only, **known)
+        batch = make_batch(
+            self.program, self.config, input_ids, attention_mask=attention_mask, position_ids=position_ids,
+            token_type_ids=token_type_ids, cache=cache, last_only=bool(last_only),
+        )  # fmt: skip
         run = Run(
             self.parts.weights, self._vectors, batch, cache, self.backend, self.precision, self._joins,
             memo=self._memo, threads=self.threads, limit=self._limit,
         )  # fmt: skip
         output = self.backend.to_numpy(execute(run, self.program, watch=watch))
         if cache is not None:
-            cache.commit(batch.integers["input_ids"] if positions is None else None)
+            cache.commit(batch.integers["input_ids"] if position_ids is None else None)
         return self._finished(output, batch)
 
-    def _refuse(self, others: dict[str, Any]) -> None:
-        for name, value in others.items():
-            if name not in OTHER_INPUTS:
-                raise TypeError(f"forward takes no argument {name!r}; it takes input_ids, {', '.join(INPUTS)}")
-            if value is not None:
-                raise ValueError(f"{self.parts.architecture} takes no {name}; it reads input_ids")
-
     def _require_own(self, cache: KVCache) -> None:
+        if isinstance(cache, KVCache) and cache.owner is not None and cache.owner() is self:
+            return
         if not self.is_causal:
             raise ValueError(f"{self.parts.architecture} sees both ways and keeps no cache; leave cache out")
         if not isinstance(cache, KVCache):
             raise TypeError(
                 f"cache must be a KVCache, got {type(cache).__name__}; make one with this model's new_cache()"
             )
-        if cache.owner is None or cache.owner() is not self:
-            raise ValueError(
-                f"the cache was made by another model than this {self.parts.architecture} on backend "
-                f"{self.backend.name!r} under precision {self.precision.name!r}; make one with this model's new_cache()"
-            )
+        raise ValueError(
+            f"the cache was made by another model than this {self.parts.architecture} on backend "
+            f"{self.backend.name!r} under precision {self.precision.name!r}; make one with this model's new_cache()"
+        )
 
     def _finished(self, output: HostArray, batch: Batch) -> HostArray:
         kept = batch.mask
