@@ -49,8 +49,9 @@ class RopeTables:
             elif by_position:
                 planes = planes[:, positions.reshape(-1)]
             if planes is not self.held.get(number):
-                self.held[number] = planes = np.ascontiguousarray(planes)
+                planes = np.ascontiguousarray(planes)
                 self.places[number] = planes.ctypes.data, planes.shape[1] * width
+                self.held[number] = planes
             place, size = self.places[number]
             self.rows[number, TABLE], self.rows[number, PLANE] = place + start, size
             if self.factors[number] != self.written[number]:

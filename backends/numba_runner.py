@@ -147,8 +147,7 @@ class Runner:
         """Memory for so many rows, where there is less."""
         if rows == self.rows:
             return
-        self.rows = rows
-        records = self.records
+        self.rows, records = 0, self.records  # known once all of it is there
         widest = int(records[records[:, KIND] == QUANTISE][:, WIDTH].max(initial=1))
         needed = self.plan.columns * rows
         if needed > self.room.size:
@@ -167,6 +166,7 @@ class Runner:
         self.real = (np.empty(doubles), np.zeros(digits, np.int8))
         self.doubles = np.empty((self.team.size, scratch))
         self.bytes = np.empty((self.team.size, scratch_of_bytes), np.uint8)
+        self.rows = rows
 
     def value(self, name: str, rows: int, picked: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Where an op's output lies, as (B, T, width)."""

@@ -175,8 +175,8 @@ def the_buffer_not_moved_with_its_layout(patch: pytest.MonkeyPatch) -> None:
 
 @bug
 def keys_lost_in_growing(patch: pytest.MonkeyPatch) -> None:
-    honest = LayerStore.grow
-    patch.setattr(LayerStore, "grow", lambda self, room, used: honest(self, room, max(0, used - 1)))
+    honest = LayerStore.grown
+    patch.setattr(LayerStore, "grown", lambda self, room, used: honest(self, room, max(0, used - 1)))
 
 
 @bug

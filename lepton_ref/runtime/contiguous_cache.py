@@ -43,8 +43,8 @@ class Group:
 
     @property
     def room(self) -> int:
-        """Slots of the buffers."""
-        return self.stores[0].room
+        """Slots of the buffers: an interrupt may have come between two layers."""
+        return min(store.room for store in self.stores)
 
     @property
     def stop(self) -> int:
@@ -96,8 +96,9 @@ class Group:
         tight = self.window is not None and 2 * self.stop > self.room
         if self.room < limit and (needed > self.room or tight):
             room = min(limit, max(needed, 2 * self.room))
-            for store in self.stores:
-                store.grow(room, self.stop)
+            fresh = [store.grown(room, self.stop) for store in self.stores]  # all or, where memory ends, none
+            for store, buffers in zip(self.stores, fresh, strict=True):
+                store.buffers, store.room = buffers, room
 
     def first(self, b: int) -> int | None:
         """The first token of a sequence that is held; None where none is."""

@@ -49,12 +49,12 @@ class LayerStore:
         """Bytes of both buffers."""
         return 2 * self._batch * self.spec.heads * self.room * vector_bytes(self.codec, self.spec.width)
 
-    def grow(self, room: int, used: int) -> None:
-        """Make room for more slots; the first `used` stay where they are."""
+    def grown(self, room: int, used: int) -> list[Array]:
+        """Buffers with room for more slots, whose first `used` are what they are here."""
         fresh = self._empty(room)
         for new, old in zip(fresh, self.buffers, strict=True):
             new[:, :, :used, :] = old[:, :, :used, :]
-        self.buffers, self.room = fresh, room
+        return fresh
 
     def pack(self, index_bn: NDArray[np.int64]) -> None:
         """Move each sequence's slots of these numbers to the front."""
