@@ -278,12 +278,12 @@ def scales_left_behind(patch: pytest.MonkeyPatch) -> None:
 
 
 def scales_lost_in_growing(patch: pytest.MonkeyPatch) -> None:
-    honest = LayerStore.grow
+    honest = LayerStore.grown
 
-    def grow(self: LayerStore, room: int, used: int) -> None:
-        honest(self, room, max(0, used - isinstance(self.codec, QuantisedCodec)))
+    def grown(self: LayerStore, room: int, used: int) -> list[Any]:
+        return honest(self, room, max(0, used - isinstance(self.codec, QuantisedCodec)))
 
-    patch.setattr(LayerStore, "grow", grow)
+    patch.setattr(LayerStore, "grown", grown)
 
 
 @pytest.mark.parametrize("plant", [undecoded, scales_left_behind, scales_lost_in_growing])
