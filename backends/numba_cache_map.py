@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -141,6 +140,7 @@ class Held:
             end += FIELDS + layout.table.size
         self.integers = np.concatenate(pieces)
         self.written: dict[int, tuple[int, int, int]] = {}
+        self.needed: dict[int, tuple[tuple[int, ...], int]] = {}
 
     def serves(self, shape: tuple[int, int, int, int], firsts: dict[View, Any]) -> bool:
         """Whether these are the same buffers and tables, for runs of the same shape."""
@@ -181,7 +181,10 @@ class Held:
                 masked += holes.size
             for (heads, groups, width), places in self.places[view].items():
                 queries = queries_at_once(tokens, heads, groups, span)
-                scratch = max(scratch, _scratch(queries, heads, groups, width, -(-span // AT_A_TIME) * AT_A_TIME))
+                needs = queries, heads, groups, width, -(-span // AT_A_TIME) * AT_A_TIME
+                if self.needed.get(places[0], NOTHING)[0] != needs:
+                    self.needed[places[0]] = needs, scratch_size(*needs)
+                scratch = max(scratch, self.needed[places[0]][1])
                 values = queries, mask, -1 if holes is None else slots
                 if self.written.get(places[0]) != values:
                     at = np.array(places)
@@ -190,10 +193,10 @@ class Held:
         return integers, np.concatenate(masks) if masks else NO_MASK, self.layers, scratch
 
 
+NOTHING: tuple[tuple[int, ...], int] = ((), 0)
+
 AT_A_TIME = 64
 """Slots by which scratch grows, so that it is not asked for anew with every token."""
-
-_scratch = lru_cache(maxsize=256)(scratch_size)
 
 NO_MASK = np.zeros(1, dtype=np.uint8)
 

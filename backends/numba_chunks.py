@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.backends.numba_panels import ALIGNED, ROWS, Bytes, Panels, aligned
+from lepton_ref.backends.numba_memory import ALIGNED, aligned
+from lepton_ref.backends.numba_panels import ROWS, Bytes, Panels
 from lepton_ref.backends.numba_panels_dense import BF16, E4M3, E5M2, F16, F32, OVER, TIMES
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.blocks import BlockQuantised

@@ -4,9 +4,11 @@ Waking a thread that sleeps in Python takes as long as reading four megabytes of
 nothing but some Python lies between. So a thread that has done its share looks for the next call before it goes back to
 sleep: at its box, first without a break, then giving its turn away at each look.
 
-A box is a cache line of its own. Its state is ASLEEP while the thread is in Python, WAITING while it looks, CALLED from
-the call until its share is done. The caller turns WAITING or ASLEEP into CALLED, and wakes who was asleep; the thread
-turns CALLED into WAITING, and WAITING into ASLEEP when it has looked long enough.
+A box, the thread's mailbox, is a cache line of its own. Its state is ASLEEP while the thread is parked in Python,
+WAITING while it looks (spins), CALLED from the call on, BUSY while it does its share. The caller turns WAITING or
+ASLEEP into CALLED, and wakes who was asleep; the thread turns CALLED into BUSY, that into WAITING, and WAITING into
+ASLEEP when it has looked long enough. Both leave CALLED by compare and swap, so that a call can be taken back: either
+the thread has begun, and is waited for, or it never will.
 
 What a step takes is a block of integers, `Control`: two for each array are its address and shape, so that neither the
 caller nor the threads unpack two dozen arrays of Python's.
@@ -35,9 +37,15 @@ from lepton_ref.backends.numba_memory import (
 from lepton_ref.backends.numba_step import FAR, step
 from lepton_ref.backends.numba_threads import (
     ASLEEP,
+    BUSY,
     CALLED,
     LINE,
+    PLACE,
+    SIZE,
+    START,
+    STATE,
     WAITING,
+    WOKEN,
     Team,
     atomic_load,
     atomic_store,
@@ -46,17 +54,17 @@ from lepton_ref.backends.numba_threads import (
     pause,
 )
 
-STATE, WOKEN, START, PLACE, SIZE = range(5)
-"""Numbers in a box: its state, whether its thread was asleep when it was called, and what it was called for."""
-
 BRIEF, LONG = 4000, 8000
-"""Looks without a break, some 50 microseconds, and all looks, some milliseconds."""
+"""Looks without a break, some 50 microseconds, and all looks: on an idle core some milliseconds."""
 
 ARRAYS = (
     "records", "reals", "segments", "ats", "F", "V", "ropes", "layers", "I", "M", "Q", "D", "N", "L", "P", "G", "bytes",
     "doubles", "meeting", "stops", "stuck",
 )  # fmt: skip
 """Arrays of a step in their order; see `lepton_ref.backends.numba_step.step`."""
+
+MEETING, STOPS, STUCK = (2 + 3 * ARRAYS.index(name) for name in ("meeting", "stops", "stuck"))
+"""Where the block has these arrays."""
 
 
 class Control:
@@ -95,14 +103,9 @@ def enter(t: Any, team: Any, isa: Any, start: Any, C: Any) -> Any:
 @njit(nogil=True, _nrt=False)
 def _begin(C: Any) -> None:
     """Nobody has come, stopped, or left anything to Python."""
-    meeting, stops, stuck = (
-        integers_at(C[56], C[58]),
-        integers_at(C[59], C[61]),
-        integers_in_rows(C[62], C[63], C[64]),
-    )
-    meeting[:] = 0
-    stops[:] = FAR
-    stuck[:, 0] = 0
+    integers_at(C[MEETING], C[MEETING + 2])[:] = 0
+    integers_at(C[STOPS], C[STOPS + 2])[:] = FAR
+    integers_in_rows(C[STUCK], C[STUCK + 1], C[STUCK + 2])[:, 0] = 0
 
 
 @njit(nogil=True, _nrt=False)
@@ -120,6 +123,20 @@ def _call(team: Any, start: Any, C: Any, boxes: Any) -> Any:
     return asleep
 
 
+@njit(nogil=True, cache=True, _nrt=False)
+def take_back(team: Any, boxes: Any) -> None:
+    """No call stands any more when this ends: who had not begun never does, who had is freed from its barrier."""
+    for t in range(1, team):
+        box, looks = LINE * t, 0
+        if atomic_load(boxes, box + STATE) == CALLED:
+            compare_and_swap(boxes, box + STATE, CALLED, ASLEEP)
+        while atomic_load(boxes, box + STATE) == BUSY:
+            block = integers_at(boxes[box + PLACE], boxes[box + SIZE])
+            atomic_store(integers_at(block[MEETING], block[MEETING + 2]), 1, 1)
+            _look(looks)
+            looks += 1
+
+
 @njit(nogil=True, _nrt=False)
 def _look(looks: Any) -> None:
     """Let a moment pass, and after many let others run."""
@@ -135,7 +152,7 @@ def _called(box: Any, boxes: Any, most: Any) -> Any:
     looks = 0
     while True:
         state = atomic_load(boxes, box + STATE)
-        if state == CALLED:
+        if state == CALLED and compare_and_swap(boxes, box + STATE, CALLED, BUSY):
             return True
         looks += 1
         if state == ASLEEP or (looks > most and compare_and_swap(boxes, box + STATE, WAITING, ASLEEP)):
@@ -160,6 +177,7 @@ def work(t: Any, team: Any, isa: Any, start: Any, C: Any, boxes: Any, most: Any)
         most: looks.
     """
     if t == 0 and most == 0:
+        take_back(team, boxes)  # what an interrupt has left, even one that came while another was dealt with
         _begin(C)
         if _call(team, start, C, boxes) > 0:
             return -1
@@ -175,7 +193,7 @@ def work(t: Any, team: Any, isa: Any, start: Any, C: Any, boxes: Any, most: Any)
     if t == 0:
         for other in range(1, team):
             looks = 0
-            while atomic_load(boxes, LINE * other + STATE) == CALLED:
+            while atomic_load(boxes, LINE * other + STATE) >= CALLED:
                 looks += 1
                 _look(looks)
     return result
@@ -192,13 +210,12 @@ class Crew:
     def __init__(self, team: Team, isa: Any) -> None:
         self.team, self.isa = team, isa
 
-    def run(self, start: int, control: NDArray[np.int64], give_up: Any) -> int:
+    def run(self, start: int, control: NDArray[np.int64]) -> int:
         """Compute records from `start` on -> what number 0 gave.
 
         Args:
             start: the first record.
             control: a `Control`'s block.
-            give_up: called where this is interrupted, so that threads leave their barriers.
         """
         team = self.team
         if team.size == 1:
@@ -210,7 +227,6 @@ class Crew:
                     team.wake(work, self.isa, control, LONG)
                     at = work(0, team.size, self.isa, start, control, team.boxes, 1)
             except BaseException:
-                give_up()
-                team.recall()
+                take_back(team.size, team.boxes)
                 raise
         return int(at)

@@ -19,7 +19,7 @@ from numba import types
 from numba.core.registry import cpu_target
 from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
 
-from lepton_ref.backends.numba_vectors import I8X64, I32, I32X16, Vector, declared, pointer, splatted
+from lepton_ref.backends.numba_vectors import I8X64, I32, I32X16, Vector, declared, splatted
 
 NAMES = ("vnni", "avx2", "plain")
 """Instruction sets, the fastest first."""
@@ -105,18 +105,6 @@ def chosen(name: str | None = None) -> Isa:
     if isa.name not in found:
         raise ValueError(f"this processor has no {isa.name}; it has {', '.join(found)}")
     return isa
-
-
-@intrinsic
-def broadcast4(typing: Any, array: Any, index: Any) -> Any:
-    """`(bytes, index) -> vector`: four consecutive bytes, sixteen times."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        word = builder.load(pointer(context, builder, signature.args[0], args[0], args[1], I32))
-        word.align = 1
-        return builder.bitcast(splatted(builder, word, 16), I8X64.llvm)
-
-    return I8X64(array, types.int64), emit
 
 
 @intrinsic

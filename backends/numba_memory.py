@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
+from numpy.typing import NDArray
+
+ALIGNED = 64
+"""Bytes of a cache line, and of a vector."""
+
+
+def aligned(count: int) -> NDArray[np.uint8]:
+    """Fresh bytes whose first lies at a multiple of 64."""
+    room = np.empty(count + ALIGNED, dtype=np.uint8)
+    start = -room.ctypes.data % ALIGNED
+    return room[start : start + count]
 
 
 def _emit(kind: Any, context: Any, builder: Any, place: Any, shape: list[Any]) -> Any:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_ref.backends.numba_memory import ALIGNED, aligned
 from lepton_ref.storage.base import Weight
 from lepton_ref.storage.encoded import Encoded, Unrounded, as_operand
 from lepton_ref.storage.kept import Joined, Kept
@@ -51,8 +52,6 @@ KINDS: Mapping[str, int] = MappingProxyType(
 
 OFFSETS = (128, 8, 0, 16, 0, 0, 0, 32, 0, 0)
 """Kind → the code that stands for 0 where there is no minimum."""
-
-ALIGNED = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +90,6 @@ class Panels:
 
 Parts = tuple[Bytes, ...]
 """Codes, scales, fine scales and high bits of some panels, each flat."""
-
-
-def aligned(count: int) -> Bytes:
-    """Fresh bytes whose first lies at a multiple of 64."""
-    room = np.empty(count + ALIGNED, dtype=np.uint8)
-    start = -room.ctypes.data % ALIGNED
-    return room[start : start + count]
 
 
 def panels_of(

@@ -7,8 +7,8 @@
     Q1_0, Q2_0      Q4_0    −1, 0, 1 and 2, and d for each block
     TQ1_0, TQ2_0
 
-A panel is up to twice as large as what the file stores, of Q1_0 and the ternary formats up to four times; nothing has
-to be looked up in the kernel. The integers of a block are what it decodes to if its scales are 1.
+A panel is up to 2.5 times as large as what the file stores, of TQ1_0 2.7 and of Q1_0 4.1 times; nothing has to be
+looked up in the kernel. The integers of a block are what it decodes to if its scales are 1.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_ref.backends.numba_panels import ALIGNED, ROWS, Bytes, Panels, aligned
+from lepton_ref.backends.numba_memory import ALIGNED, aligned
+from lepton_ref.backends.numba_panels import ROWS, Bytes, Panels
 from lepton_ref.backends.numba_panels_dense import E4M3, E5M2, OVER, STEP, TIMES, lengths_upward, transpose
 from lepton_ref.numerics.formats import decode_array, encode_array
 from lepton_ref.storage.base import Weight

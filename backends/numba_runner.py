@@ -104,16 +104,13 @@ class Runner:
                 self._outside(run, at, rows, picked)
                 at += 1
                 continue
-            at = self.crew.run(at, block, self._give_up)
+            at = self.crew.run(at, block)
             if at < end and self.kinds[at] != OUTSIDE:
                 with run.generic():
                     self._repair(run, at, rows, picked)
                 at += 1
         self._count(rows, picked)
         return self.value(self.program.ops[-1].name, rows, picked, mask.shape).copy()
-
-    def _give_up(self) -> None:
-        self.control[0][1] = 1
 
     def _vectors(self, run: Any) -> NDArray[np.float32]:
         """All vectors in one array; records, which number them, are given their places in it."""

@@ -1,8 +1,9 @@
 """A team of Python threads that enter one compiled function together, and the barrier at which they meet inside.
 
 The function releases Python's lock, so the threads run at once; each is given its number and the team's size. Nothing
-of OpenMP or TBB is needed, none of theirs is used, and a team lives no longer than the work: threads sleep between
-calls. After a fork the child makes threads of its own.
+of OpenMP or TBB is needed, and none of theirs is used. Between calls threads are parked in Python; those that have run
+a step stay in compiled code before that, for a while: see `lepton_ref.backends.numba_crew`. After a fork the child
+makes threads of its own.
 
 A barrier spins for some microseconds, then gives its turn away at each look: where other work shares the cores, a
 thread that only spins would keep the one it waits for from running.
@@ -14,9 +15,10 @@ import os
 import queue
 import sys
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from operator import length_hint
 from typing import Any
 
 import numpy as np
@@ -26,11 +28,15 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from lepton_ref.backends.numba_jit import njit
+from lepton_ref.backends.numba_memory import aligned
 from lepton_ref.backends.numba_types import I64, pointer
 from lepton_ref.interface import thread_limit
 
-ASLEEP, WAITING, CALLED = range(3)
-"""What a thread's box says of it: see `lepton_ref.backends.numba_crew`."""
+ASLEEP, WAITING, CALLED, BUSY = range(4)
+"""States of a thread, which its box holds: see `lepton_ref.backends.numba_crew`."""
+
+STATE, WOKEN, START, PLACE, SIZE = range(5)
+"""Numbers in a box: the state, whether the thread was asleep when it was called, and what it was called for."""
 
 LINE = 8
 """Numbers of a box, which has a cache line of its own."""
@@ -152,7 +158,8 @@ class Team:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._tasks: list[queue.SimpleQueue[Callable[[], None] | None]] = []
-        self.boxes = np.zeros(LINE * size, dtype=np.int64)
+        self.boxes = aligned(8 * LINE * size).view(np.int64)
+        self.boxes[:] = ASLEEP
 
     def together(self) -> threading.Lock:
         """A lock to hold while the threads are the caller's alone; after this there are as many as there should be."""
@@ -165,19 +172,13 @@ class Team:
         return self._lock
 
     def wake(self, work: Callable[..., Any], isa: Any, block: NDArray[np.int64], most: int) -> None:
-        """Let those threads work that were asleep when they were called; see `lepton_ref.backends.numba_crew`."""
-        for number, tasks in enumerate(self._tasks, start=1):
-            if self.boxes[LINE * number + 1]:
-                tasks.put(partial(work, number, self.size, isa, 0, block, self.boxes, most))
-                self.boxes[LINE * number + 1] = 0
+        """Let those threads work that were asleep when they were called; see `lepton_ref.backends.numba_crew`.
 
-    def recall(self) -> None:
-        """No call stands any more when this ends: those not woken stay asleep, the others are waited for."""
-        for number in range(1, self.size):
-            if self.boxes[LINE * number + 1]:
-                self.boxes[LINE * number : LINE * number + 2] = ASLEEP
-            while self.boxes[LINE * number] == CALLED:
-                time.sleep(0)
+        A thread that is woken twice, or for a call that was taken back, finds no call and goes back to sleep.
+        """
+        for number, tasks in enumerate(self._tasks, start=1):
+            if self.boxes[LINE * number + WOKEN]:
+                tasks.put(partial(work, number, self.size, isa, 0, block, self.boxes, most))
 
     def run(self, function: Callable[..., Any], *arguments: Any, give_up: Callable[[], None] | None = None) -> Any:
         """Call `function(number, size, *arguments)` in every thread; return what number 0 gave, when all have ended.
@@ -195,18 +196,17 @@ class Team:
         with self.together():
             self.boxes[::LINE][self.boxes[::LINE] == WAITING] = ASLEEP  # who waits for a step comes back to Python
             done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-            given = 0
+            work = [_task(function, number, self.size, arguments, done, give_up) for number in range(1, self.size)]
+            left = iter(work)  # an interrupt finds this and the queues in step: nothing of Python lies between
             try:
-                for number, tasks in enumerate(self._tasks, start=1):
-                    tasks.put(_task(function, number, self.size, arguments, done, give_up))
-                    given += 1
+                deque(map(queue.SimpleQueue.put, self._tasks, left), maxlen=0)
                 result = function(0, self.size, *arguments)
             except BaseException:
                 if give_up is not None:
                     give_up()
                 raise
             finally:
-                raised = [done.get() for _ in range(given)]
+                raised = [done.get() for _ in range(len(work) - length_hint(left))]
         for error in raised:
             if error is not None:
                 raise error

@@ -18,7 +18,8 @@ from planted import mutated
 from strategies import Fill, any_numbers
 
 from lepton_ref.backends import numba_panels_blocks, numba_panels_groups, numba_panels_k, numba_panels_lengths
-from lepton_ref.backends.numba_panels import ALIGNED, KINDS, Panels, pack
+from lepton_ref.backends.numba_memory import ALIGNED
+from lepton_ref.backends.numba_panels import KINDS, Panels, pack
 from lepton_ref.backends.numba_panels_read import decode_row
 from lepton_ref.backends.numpy_backend import NumpyBackend
 from lepton_ref.storage import FORMATS, Dense

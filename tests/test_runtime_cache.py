@@ -382,3 +382,28 @@ def test_more_than_memory_holds_is_refused_with_its_numbers(size: dict[str, int]
     batch, capacity = size.get("batch", 1), size["capacity"]
     with pytest.raises(ValueError, match=f"a cache for {batch} × {capacity} tokens is more than memory holds; ask for"):
         new_cache((None,), **size)
+
+
+def test_growing_that_fails_grows_no_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = fed(new_cache((None, None)), 60)
+    rooms = [store.room for store in cache._stores]
+    honest, calls = LayerStore.grown, itertools.count(1)
+
+    def grown(self: LayerStore, room: int, used: int) -> Any:
+        if next(calls) == 2:
+            raise MemoryError
+        return honest(self, room, used)
+
+    monkeypatch.setattr(LayerStore, "grown", grown)
+    with pytest.raises(MemoryError):
+        fed(cache, 10)
+    assert [store.room for store in cache._stores] == rooms
+    assert fed(cache, 10).length == 70
+
+
+def test_a_layer_that_an_interrupt_left_smaller_grows_with_the_next_tokens() -> None:
+    cache = fed(new_cache((None, None)), 60)
+    first = cache._stores[0]
+    first.buffers, first.room = first.grown(500, 60), 500
+    fed(cache, 10)
+    assert min(store.room for store in cache._stores) >= 70

@@ -22,7 +22,7 @@ from tiny_models import BACKEND, load
 
 from lepton_ref import Model
 from lepton_ref.backends.numpy_backend import NumpyBackend
-from lepton_ref.models import execute
+from lepton_ref.models import execute, inputs
 from lepton_ref.models.inputs import ContextOverflowError
 from lepton_ref.runtime.contiguous_cache import ContiguousCache
 from lepton_ref.runtime.kv_codec import DenseCodec
@@ -512,3 +512,55 @@ def test_a_weight_is_kept_as_float64_or_float32_of_its_shape(room: Any) -> None:
     assert Kept(Slow(), backend=BACKEND, room=np.empty((2, 3), dtype=np.float32)).room.dtype == np.float32
     with pytest.raises(ValueError, match=r"room must be float64 or float32 of shape \(2, 3\), got float"):
         Kept(Slow(), backend=BACKEND, room=room)
+
+
+def alike(fed: list[int], **how: Any) -> None:
+    """One token without a mask gives, field by field, what it gives with a mask of one: that goes the long way."""
+    batches = []
+    for mask in (None, [[1]]):
+        cache = model().new_cache(**how)
+        if fed:
+            model().forward([fed], cache=cache)
+        given: dict[str, Any] = {"attention_mask": mask, "position_ids": None, "token_type_ids": None}
+        batches.append(inputs.make_batch(model().program, model().config, [[7]], cache=cache, last_only=True, **given))
+    short, long = batches
+    assert short.mask is inputs.ALONE
+    assert long.mask is not inputs.ALONE
+    for name in ("mask", "order", "positions", "rope_lengths"):
+        one, other = getattr(short, name), getattr(long, name)
+        assert (one.dtype, one.tolist()) == (other.dtype, other.tolist())
+    for name in short.integers:
+        assert short.integers[name].tolist() == long.integers[name].tolist()
+    assert set(short.integers) == set(long.integers)
+    assert short.last_only == long.last_only
+
+
+@pytest.mark.parametrize("fed", [[], [5], [5, 6, 7, 8]])
+@pytest.mark.parametrize("how", [{}, {"capacity": 9}, {"paged": True}])
+def test_one_more_token_is_what_it_is_the_long_way(fed: list[int], how: dict[str, Any]) -> None:
+    alike(fed, **how)
+
+
+def test_one_more_token_that_is_wrong_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = inputs.one_more_token
+
+    def late(*args: Any, **how: Any) -> inputs.Batch:
+        batch = honest(*args, **how)
+        return inputs.Batch(
+            batch.integers, batch.mask, batch.order, batch.positions + 1, batch.rope_lengths, batch.last_only
+        )
+
+    monkeypatch.setattr(inputs, "one_more_token", late)
+    with pytest.raises(AssertionError):
+        alike([5, 6])
+
+
+def test_what_one_token_shares_with_all_others_cannot_be_written() -> None:
+    assert not inputs.ALONE.flags.writeable
+    assert not inputs.ZERO.flags.writeable
+
+
+@pytest.mark.parametrize("ids", [np.array([[1]], dtype="m8[s]"), np.array([[True]]), np.array([[1.0]])])
+def test_ids_that_are_no_integers_are_refused(ids: NDArray[Any]) -> None:
+    with pytest.raises(TypeError, match="input_ids must be integers"):
+        model().forward(ids)

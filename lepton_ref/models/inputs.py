@@ -14,9 +14,8 @@ from lepton_ref.models.program import Program
 PLAIN = frozenset({"input_ids"})
 """What a model reads that has neither learned positions nor token types."""
 
-ALONE, ZERO = np.ones((1, 1), dtype=np.bool_), np.zeros((1, 1), dtype=np.int64)
-"""The mask of one token, and its type. Nobody writes into them."""
-
+ALONE, ZERO = np.broadcast_to(np.True_, (1, 1)), np.broadcast_to(np.int64(0), (1, 1))
+"""The mask of one token, and its type; neither can be written."""
 
 INPUTS = ("attention_mask", "position_ids", "token_type_ids", "cache", "last_only")
 """The arguments of `forward` beside input_ids."""
@@ -126,7 +125,7 @@ def integers_like(name: str, given: Any, default: NDArray[np.int64], mask: NDArr
     if given is None:
         return np.where(mask, default, 0)
     array = host_array(name, given)
-    if not np.issubdtype(array.dtype, np.integer):
+    if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     array = array[None, :] if array.ndim == 1 else array
     if array.ndim != 2 or array.shape[1] != default.shape[1] or array.shape[0] not in (1, default.shape[0]):

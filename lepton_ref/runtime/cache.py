@@ -240,7 +240,7 @@ class KVCache(ABC):
 
     def _wanted(self, counts: Any) -> list[int]:
         given = np.asarray(counts)
-        if not np.issubdtype(given.dtype, np.integer):
+        if given.dtype.kind not in "iu":
             raise TypeError(f"counts must be integers, one for each of {self.batch} sequences, got {counts!r}")
         if given.shape not in ((), (self.batch,)):
             raise ValueError(f"counts must be one or {self.batch}, one a sequence, got an array of shape {given.shape}")
